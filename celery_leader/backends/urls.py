@@ -1,0 +1,65 @@
+"""From a URL to a backend; each kind is imported only when it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from celery_leader.backends.base import Backend
+from celery_leader.exceptions import ConfigurationError
+
+# scheme -> (factory, the extra that brings what it imports). A factory is called as
+# factory(url, prefix=..., timeout=..., options=...).
+_FACTORIES = {
+    "memory": ("celery_leader.backends.memory:open_memory", ""),
+    "redis": ("celery_leader.backends.redis:open_redis", "redis"),
+    "rediss": ("celery_leader.backends.redis:open_redis", "redis"),
+    "sentinel": ("celery_leader.backends.redis:open_redis", "redis"),
+    "django-db": ("celery_leader.django.backend:open_django", "django"),
+}
+
+
+def open_backend(
+    url: str, *, prefix: str = "", timeout: float = 5.0, options: Mapping[str, Any] | None = None
+) -> Backend:
+    """Return the backend that *url* names. No connection is opened.
+
+    Args:
+        url: ``redis://…``, ``rediss://…``, ``sentinel://host:port;sentinel://host:port``, ``django-db://alias`` or
+            ``memory://``.
+        prefix: Put before the names of keys or rows, so that two deployments can share one store.
+        timeout: The longest (seconds) that one call may take; half the renew deadline at most.
+        options: Passed to the store's client.
+
+    Raises:
+        ConfigurationError: The URL's scheme is unknown, the URL is malformed, or what it needs is not installed.
+    """
+    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    if scheme not in _FACTORIES:
+        known = ", ".join(f"{name}://" for name in _FACTORIES)
+        raise ConfigurationError(f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}.")
+    path, extra = _FACTORIES[scheme]
+    factory = _load(path, scheme, extra)
+    return cast(Backend, factory(url, prefix=prefix, timeout=timeout, options=dict(options or {})))
+
+
+def _load(path: str, scheme: str, extra: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "").startswith("celery_leader"):
+            raise
+        raise ConfigurationError(
+            f"leader_backend {scheme}:// needs the module {error.name!r}, which is not installed. "
+            f"Run: pip install 'celery-leader[{extra}]'"
+        ) from error
+
+
+def _redacted(url: object) -> str:
+    """Return *url* without what may be a password: everything between the scheme and the last @."""
+    text = str(url)
+    scheme, separator, rest = text.partition("://")
+    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else text

@@ -1,0 +1,84 @@
+"""How one candidate takes part in one election."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+from celery_leader.exceptions import ConfigurationError
+
+
+def new_identity(nodename: str | None = None) -> str:
+    """Return a name for this candidate that no other process ever had: ``nodename/pid/nonce``.
+
+    Args:
+        nodename: Celery's name of the worker (``celery@web-1``); the host's name when omitted.
+            A bare host name is never enough: two workers of one host would renew each other's lease.
+    """
+    return f"{nodename or socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+@dataclass(frozen=True)
+class ElectionConfig:
+    """One candidate's part in one election. Durations are in seconds.
+
+    The names, the defaults and the rules between them are those of Kubernetes' client-go
+    ``tools/leaderelection``.
+
+    Attributes:
+        name: The election.
+        identity: What tells this candidate from all others; see :func:`new_identity`.
+        lease_duration: How long followers wait after the last change of the record before they take it over.
+        renew_deadline: How long after the start of its last successful attempt a leader trusts itself.
+        retry_period: How long to wait between two attempts.
+        jitter_factor: A follower waits ``retry_period`` × a random number from 1 to 1 + this.
+        release_on_cancel: Whether a candidate that is stopped gives its lease back at once.
+
+    Raises:
+        ConfigurationError: One or more rules are broken; the message names each with the values.
+    """
+
+    name: str
+    identity: str
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+    jitter_factor: float = 1.2
+    release_on_cancel: bool = True
+
+    def __post_init__(self) -> None:
+        """Check every rule and report all that are broken at once."""
+        if problems := self._problems():
+            raise ConfigurationError(f"Election {self.name!r} can't be held: " + "; ".join(problems) + ".")
+
+    def _problems(self) -> list[str]:
+        problems = [f"{field} must not be empty" for field in ("name", "identity") if not getattr(self, field)]
+        wrong = [field for field in _DURATIONS if not _is_positive(getattr(self, field))]
+        problems += [f"{field} must be a positive, finite number, got {getattr(self, field)!r}" for field in wrong]
+        return problems or self._impossible_timings()
+
+    def _impossible_timings(self) -> list[str]:
+        problems = []
+        if self.lease_duration <= self.renew_deadline:
+            problems.append(
+                f"lease_duration must be longer than renew_deadline, got {self.lease_duration:g} s "
+                f"and {self.renew_deadline:g} s"
+            )
+        longest_retry = self.jitter_factor * self.retry_period
+        if self.renew_deadline <= longest_retry:
+            problems.append(
+                f"renew_deadline must be longer than jitter_factor × retry_period, got "
+                f"{self.renew_deadline:g} s and {self.jitter_factor:g} × {self.retry_period:g} s"
+            )
+        return problems
+
+
+_DURATIONS = ("lease_duration", "renew_deadline", "retry_period", "jitter_factor")
+
+
+def _is_positive(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type]  # mypy can't follow the flag

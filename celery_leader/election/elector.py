@@ -1,0 +1,408 @@
+"""The rules of an election, without a thread: one candidate's attempts, and what it may believe after each.
+
+::
+
+                        attempt: vacant, or unchanged for its lease
+        +----------+  ------------------------------------------------>  +---------+
+        | follower |                                                     | leader  |---+ attempt: renewed
+        +----------+  <------------------------------------------------  +---------+ <-+
+          |      ^      released · renew deadline over (expired) · the record
+          +------+      names somebody else or another term (lost)
+       attempt: held by another
+
+Why at most one candidate trusts itself: a leader's trust ends ``renew_deadline`` after the *start* of its last
+successful write. A follower takes over only when it has seen the record unchanged for ``lease_duration``, on its own
+clock, from a moment *after* that write. The lease is longer than the deadline, so the first ends before the second
+begins, unless the two clocks run at rates that differ by lease / deadline or more. The write itself is a
+compare-and-swap: a renewal that arrives after a takeover changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from celery_leader.election.clock import Clock, SystemClock
+from celery_leader.election.config import ElectionConfig
+from celery_leader.election.lock import Lock, StoredRecord
+from celery_leader.election.observers import Observer, Observers
+from celery_leader.election.record import ElectionRecord
+from celery_leader.election.term import StopReason, Term, Trust, next_token
+from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+
+logger = logging.getLogger(__name__)
+
+#: How long (seconds) the record of a released lease says that it lasts: as good as over, for any reader of it.
+RELEASED_LEASE = 1.0
+
+
+class Candidacy(Enum):
+    """How far a candidate may go."""
+
+    CONTEND = "contend"  #: acquire and renew
+    HOLD = "hold"  #: renew what it has, acquire nothing new
+    OBSERVE = "observe"  #: write nothing
+
+
+@dataclass(frozen=True)
+class _Observation:
+    """What the store held, and when (monotonic seconds) this candidate first saw it so."""
+
+    stored: StoredRecord
+    since: float
+
+
+class LeaderElector:
+    """One candidate in one election.
+
+    :meth:`try_acquire_or_renew`, :meth:`step` and :meth:`release` do I/O and belong to one thread (see
+    :class:`~celery_leader.election.ElectorThread`). The questions — :meth:`is_leader`, :attr:`term`,
+    :meth:`get_leader`, :meth:`check` — may be asked from any thread at any time and do none.
+    """
+
+    def __init__(
+        self,
+        config: ElectionConfig,
+        lock: Lock,
+        *,
+        clock: Clock | None = None,
+        observers: Iterable[Observer] = (),
+        publish: Callable[[Trust | None], None] = lambda trust: None,
+        random_source: random.Random | None = None,
+    ) -> None:
+        """Make a follower that has observed nothing yet.
+
+        Args:
+            config: Names, durations.
+            lock: The record's place.
+            clock: The machine's clocks when omitted.
+            observers: Told of terms in order, from a queue; see :class:`~celery_leader.election.observers.Observer`.
+            publish: Called with the trust at each of its changes, on the elector's thread and *before* a lease is
+                given back. It must neither block nor raise.
+            random_source: Where the jitter comes from.
+        """
+        self.config = config
+        self.lock = lock
+        #: May be assigned from any thread; the next attempt goes by it.
+        self.candidacy = Candidacy.CONTEND
+        self._clock: Clock = clock or SystemClock()
+        self._observers = Observers(observers)
+        self._publish = publish
+        self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
+        self._pid = os.getpid()
+        self._observed: _Observation | None = None
+        self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
+        self._trust: Trust | None = None
+        self._highest_token = 0
+        self._reported_leader = ""
+        self._last_complaint = ""
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    def is_leader(self) -> bool:
+        """Return whether this process leads at this moment, judged by the clock and never by a stored flag."""
+        return self.trust is not None
+
+    @property
+    def trust(self) -> Trust | None:
+        """The belief "I lead" if it still holds at this moment, else None. None in a forked child."""
+        trust = self._trust
+        if trust is None or self._clock.monotonic() >= trust.until or os.getpid() != self._pid:
+            return None
+        return trust
+
+    @property
+    def term(self) -> Term | None:
+        """The term that this process leads in at this moment."""
+        trust = self.trust
+        return trust.term if trust else None
+
+    @property
+    def observed_record(self) -> ElectionRecord | None:
+        """The record as this candidate last saw or wrote it."""
+        observed = self._observed
+        return observed.stored.record if observed else None
+
+    def get_leader(self) -> str:
+        """Return the last observed holder, empty when nobody held the lease. It may have expired since."""
+        record = self.observed_record
+        return record.holder_identity if record else ""
+
+    def check(self, max_tolerable_expired_lease: float = 0.0) -> None:
+        """Complain when a held lease is no longer renewed. A follower is healthy.
+
+        Args:
+            max_tolerable_expired_lease: Seconds past the lease's end that are still no reason to complain.
+
+        Raises:
+            LeaseExpired: The last renewal is older than the lease plus the tolerance.
+        """
+        trust = self._trust
+        if trust is None:
+            return
+        age = self._clock.monotonic() - trust.renewed_at
+        if age > self.config.lease_duration + max_tolerable_expired_lease:
+            raise LeaseExpired(
+                f"Election {self.config.name!r}: {self.config.identity} holds the lease of token "
+                f"{trust.term.fencing_token} and has not renewed it for {age:.1f} s; it lasts "
+                f"{self.config.lease_duration:g} s. The elector stands still: restart this process."
+            )
+
+    # -- actions -----------------------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Make one attempt and return after how many seconds the next is due. Raises nothing that a store raises."""
+        if self.try_acquire_or_renew():
+            return self.config.retry_period
+        if trust := self.trust:
+            return min(self.config.retry_period, max(0.0, trust.until - self._clock.monotonic()))
+        return self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
+
+    def try_acquire_or_renew(self) -> bool:
+        """Make one attempt to get or keep the lease.
+
+        Returns:
+            Whether it succeeded: this process leads, until the start of this attempt + ``renew_deadline``.
+        """
+        started = self._clock.monotonic()
+        self._end_if_expired(started)
+        try:
+            stored = self._attempt()
+        except RecordConflict as conflict:
+            logger.debug("Election %r: somebody else was faster: %s", self.config.name, conflict)
+            stored = None
+        except LockUnavailable as error:
+            self._complain(error)
+            stored = None
+        else:
+            self._last_complaint = ""
+        won = stored is not None and self._settle(stored, started)
+        self._report_leader()
+        return won
+
+    def release(self) -> bool:
+        """End the term and give the lease back, so that a follower may take it at once.
+
+        The trust ends first. Nothing is written when there is no term, or when its time is over.
+
+        Returns:
+            Whether the store now holds the released record.
+        """
+        self._end_if_expired(self._clock.monotonic())
+        term, trusted, observed = self._term, self._trust is not None, self._observed
+        self._forget()
+        if term is None or observed is None:
+            return False
+        released = self._write_release(term, observed.stored)
+        if trusted:
+            self._tell_stopped(term, StopReason.RELEASED)
+        self._report_leader()
+        return released
+
+    def join_observers(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until each observer has heard all; return whether all have."""
+        return self._observers.join(timeout)
+
+    # -- one attempt -------------------------------------------------------------------------------------------
+
+    def _attempt(self) -> StoredRecord | None:
+        """Write what the rules allow; return what the store then holds, or None when it is not ours to write."""
+        if self.candidacy is Candidacy.OBSERVE:
+            return self._only_look()
+        if self._trust and self._observed and self._is_mine(self._observed.stored.record):
+            try:
+                return self._renew(self._observed.stored)
+            except RecordConflict:
+                pass  # somebody wrote: look who
+        try:
+            seen = self._look()
+        except RecordNotFound:
+            return self._replace_vanished()
+        if self._is_mine(seen.record):
+            return self._renew(seen)
+        return None if self._is_taken() else self._write_new_term(seen.record.leader_transitions + 1, seen)
+
+    def _only_look(self) -> None:
+        with contextlib.suppress(RecordNotFound):
+            self._look()
+
+    def _look(self) -> StoredRecord:
+        """Read the record. One that names somebody else, or another term of mine, ends my term."""
+        stored = self.lock.get()
+        self._observe(stored)
+        if not self._is_mine(stored.record):
+            self._end(StopReason.LOST)
+        return stored
+
+    def _renew(self, previous: StoredRecord) -> StoredRecord:
+        return self._write(self._mine(previous.record), previous)
+
+    def _replace_vanished(self) -> StoredRecord | None:
+        """Create the record that is not there, unless somebody may still trust what was there.
+
+        The store lost its data, which ends nobody's trust. A leader puts its record back; a candidate that knows of a
+        live lease waits it out.
+        """
+        known = self.observed_record
+        if self._trust and known:
+            return self._write(self._mine(known), None)
+        if self._is_taken():
+            return None
+        return self._write_new_term(known.leader_transitions + 1 if known else 0, None)
+
+    def _write_new_term(self, transitions: int, previous: StoredRecord | None) -> StoredRecord:
+        now = self._clock.utcnow()
+        token = next_token(self._highest_token, now)
+        self._term = Term(self.config.name, self.config.identity, token)
+        record = self._mine(ElectionRecord(acquire_time=now, leader_transitions=transitions, fencing_token=token))
+        try:
+            return self._write(record, previous)
+        except RecordConflict:
+            self._term = None
+            raise
+
+    def _mine(self, record: ElectionRecord) -> ElectionRecord:
+        """Return *record* with what every write of a leader sets."""
+        return replace(
+            record,
+            holder_identity=self.config.identity,
+            lease_duration=self.config.lease_duration,
+            renew_time=self._clock.utcnow(),
+        )
+
+    def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
+        try:
+            return self.lock.create(record) if previous is None else self.lock.update(record, previous)
+        except LockUnavailable as error:
+            return self._read_back(record, previous, error)
+
+    def _read_back(
+        self, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable
+    ) -> StoredRecord:
+        """Find out whether a write without an answer happened: only if the store holds it, and did not before.
+
+        Our name and token alone don't tell: an earlier renewal's record has them too, and followers measure from
+        that one.
+        """
+        try:
+            stored = self._look()
+        except (LockUnavailable, RecordNotFound):
+            raise error from None
+        if stored.record != record or (previous is not None and stored.version == previous.version):
+            raise error
+        return stored
+
+    def _write_release(self, term: Term, previous: StoredRecord) -> bool:
+        for _ in range(2):
+            if previous.record.holder_identity != term.identity or previous.record.fencing_token != term.fencing_token:
+                return False
+            now = self._clock.utcnow()
+            blank = replace(
+                previous.record, holder_identity="", lease_duration=RELEASED_LEASE, acquire_time=now, renew_time=now
+            )
+            try:
+                self._observe(self._write(blank, previous))
+                return True
+            except RecordConflict:
+                logger.debug("Election %r: the record changed during its release", self.config.name)
+            except LockUnavailable as error:
+                self._complain(error)
+            try:
+                previous = self._look()
+            except (LockUnavailable, RecordNotFound):
+                return False
+        return False
+
+    # -- what is known -----------------------------------------------------------------------------------------
+
+    def _is_mine(self, record: ElectionRecord) -> bool:
+        term = self._term
+        return (
+            term is not None
+            and record.holder_identity == term.identity
+            and record.fencing_token == term.fencing_token
+        )
+
+    def _is_taken(self) -> bool:
+        """Return whether this candidate must leave the record to its holder, or may not take it at all."""
+        if self.candidacy is not Candidacy.CONTEND:
+            return True
+        if self._observed is None or not self._observed.stored.record.holder_identity:
+            return False
+        # The record's own lease, not mine: candidates may be configured differently.
+        return self._clock.monotonic() - self._observed.since < self._observed.stored.record.lease_duration
+
+    def _observe(self, stored: StoredRecord) -> None:
+        """Remember what the store holds; its age starts anew when it changed, at a moment after the change."""
+        self._highest_token = max(self._highest_token, stored.record.fencing_token)
+        if self._observed is None or self._observed.stored != stored:
+            self._observed = _Observation(stored, self._clock.monotonic())
+
+    # -- terms -------------------------------------------------------------------------------------------------
+
+    def _settle(self, stored: StoredRecord, started: float) -> bool:
+        """Begin or prolong the trust that a write which began at *started* gives; no trust if it took too long."""
+        self._observe(stored)
+        until = started + self.config.renew_deadline
+        if self._clock.monotonic() >= until or self._term is None:
+            self._end(StopReason.EXPIRED)
+            return False
+        is_new = self._trust is None
+        self._trust = Trust(self._term, renewed_at=started, until=until)
+        self._publish(self._trust)
+        if is_new:
+            self._log(logging.INFO, "started leading", self._term)
+            self._observers.tell("started", self._term)
+        return True
+
+    def _end_if_expired(self, now: float) -> None:
+        if self._trust and now >= self._trust.until:
+            self._end(StopReason.EXPIRED)
+
+    def _end(self, reason: StopReason) -> None:
+        trust = self._trust
+        self._forget()
+        if trust:
+            self._tell_stopped(trust.term, reason)
+
+    def _forget(self) -> None:
+        had_trust = self._trust is not None
+        self._trust = self._term = None
+        if had_trust:
+            self._publish(None)
+
+    def _tell_stopped(self, term: Term, reason: StopReason) -> None:
+        level = logging.INFO if reason is StopReason.RELEASED else logging.WARNING
+        self._log(level, f"stopped leading: {reason}", term)
+        self._observers.tell("stopped", term, reason)
+
+    def _report_leader(self) -> None:
+        leader = self.get_leader()
+        if leader == self._reported_leader:
+            return
+        self._reported_leader = leader
+        if leader != self.config.identity:
+            logger.info("Election %r: the leader is now %s", self.config.name, leader or "nobody")
+        self._observers.tell("new_leader", leader)
+
+    def _log(self, level: int, what: str, term: Term) -> None:
+        logger.log(level, "Election %r: %s %s (token %d)", term.election, term.identity, what, term.fencing_token)
+
+    def _complain(self, error: LockUnavailable) -> None:
+        """Say once what is wrong, again only when it changed; a leader says how much trust is left each time."""
+        complaint = f"{type(error).__name__}: {error}"
+        trust = self.trust
+        if trust:
+            left = trust.until - self._clock.monotonic()
+            logger.warning("Election %r: renewal of token %d failed, %.1f s of trust are left: %s",
+                           self.config.name, trust.term.fencing_token, left, complaint)  # fmt: skip
+        elif complaint != self._last_complaint:
+            level = logging.ERROR if isinstance(error, RecordDamaged) else logging.WARNING
+            logger.log(level, "Election %r: %s can't take part for now, and keeps trying: %s",
+                       self.config.name, self.config.identity, complaint)  # fmt: skip
+        self._last_complaint = complaint

@@ -1,0 +1,78 @@
+"""Telling others about terms: in order, completely, and without ever holding up the elector."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from celery_leader.election.term import StopReason, Term
+
+logger = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who wants to know. Each method is called in order, one at a time, on a thread of its own."""
+
+    def started(self, term: Term) -> None:
+        """*term* began: this process leads."""
+
+    def stopped(self, term: Term, reason: StopReason) -> None:
+        """*term* ended; called exactly once for each that started."""
+
+    def new_leader(self, identity: str) -> None:
+        """The observed holder changed to *identity*, which may be this process; empty when nobody leads."""
+
+
+class Observers:
+    """Delivers calls to observers, to each from a queue of its own."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        """Take the observers; more can't be added later, so that none misses the start of a term."""
+        self._queues = [_Queue(observer) for observer in observers]
+
+    def tell(self, method: str, *args: Any) -> None:
+        """Queue a call of *method* for every observer and return at once."""
+        for queue in self._queues:
+            queue.put(method, args)
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for each observer to have heard all; return whether all have."""
+        return all([queue.idle.wait(timeout) for queue in self._queues])
+
+
+class _Queue:
+    """One observer's calls. A thread exists only while there is something to deliver."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._calls: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._mutex = threading.Lock()
+        self.idle = threading.Event()
+        self.idle.set()
+
+    def put(self, method: str, args: tuple[Any, ...]) -> None:
+        with self._mutex:
+            self._calls.append((method, args))
+            if not self.idle.is_set():
+                return
+            self.idle.clear()
+        threading.Thread(target=self._drain, name="celery-leader-observer", daemon=True).start()
+
+    def _drain(self) -> None:
+        while call := self._next():
+            method, args = call
+            try:
+                deliver: Callable[..., None] = getattr(self._observer, method)
+                deliver(*args)
+            except Exception:  # an observer's fault is its own: the next call and the others go on
+                logger.exception("Observer %r failed on %s%r", self._observer, method, args)
+
+    def _next(self) -> tuple[str, tuple[Any, ...]] | None:
+        with self._mutex:
+            if self._calls:
+                return self._calls.popleft()
+            self.idle.set()
+            return None

@@ -1,0 +1,143 @@
+"""The thread that makes an elector's attempts, one after another, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from celery_leader.election.elector import Candidacy, LeaderElector
+
+logger = logging.getLogger(__name__)
+
+#: After a hint that the lease is free, each follower waits a random time up to this (seconds): no herd.
+MAX_WAKE_DELAY = 0.05
+#: How often (seconds) a leader that is about to give its lease back looks whether guarded work has ended.
+DRAIN_POLL = 0.02
+#: The longest sleep (seconds) on a lock that can't be interrupted.
+UNINTERRUPTIBLE_SLEEP = 0.1
+
+
+class ElectorThread:
+    """Runs one elector in a daemon thread. All methods may be called from any thread, and more than once.
+
+    Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`.
+    """
+
+    def __init__(self, elector: LeaderElector, *, is_busy: Callable[[], bool] = lambda: False) -> None:
+        """Prepare the thread; nothing runs before :meth:`start`.
+
+        Args:
+            elector: Whose attempts to make. From :meth:`start` on they are this thread's alone to make.
+            is_busy: Asked while draining: whether work that needs the lease is still running.
+        """
+        self.elector = elector
+        self._is_busy = is_busy
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._draining = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._interrupt: Callable[[], None] | None = getattr(elector.lock, "interrupt", None)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Start contending. Does nothing when it runs already.
+
+        Raises:
+            RuntimeError: It was stopped before; a stopped candidate is not started again.
+        """
+        if self._stopping.is_set():
+            raise RuntimeError("This ElectorThread was stopped; make a new one.")
+        if self._thread is None:
+            name = f"celery-leader-{self.elector.config.name}"
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Make the next attempt now."""
+        self._woken.set()
+        if self._interrupt:
+            self._interrupt()
+
+    def drain(self) -> None:
+        """Acquire nothing any more, renew while guarded work runs, and release as soon as none does. Returns at once."""
+        self._draining.set()
+        self.elector.candidacy = Candidacy.HOLD
+        self.wake()
+
+    def stop(self, timeout: float | None = None) -> bool:
+        """Stop contending; release the lease (when ``release_on_cancel``) and end the thread.
+
+        Args:
+            timeout: How long (seconds) to wait for that. None waits as long as the lock's own bounds take.
+
+        Returns:
+            Whether the thread has ended.
+        """
+        self._stopping.set()
+        self.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self.is_alive
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                try:
+                    self._turn()
+                except Exception:  # a candidate contends until it is stopped, whatever happens
+                    logger.exception("Election %r: an attempt failed unexpectedly", self.elector.config.name)
+                    self._woken.wait(self.elector.config.retry_period)
+        finally:
+            self._finish()
+
+    def _turn(self) -> None:
+        self._woken.clear()
+        if self._draining.is_set() and self.elector.is_leader() and not self._is_busy():
+            self._give_back()
+        self._sleep(self.elector.step())
+
+    def _finish(self) -> None:
+        try:
+            self._give_back()
+            self.elector.lock.close()
+        except Exception:  # the lease runs out by itself
+            logger.exception("Election %r: giving the lease back failed", self.elector.config.name)
+
+    def _give_back(self) -> None:
+        if self.elector.config.release_on_cancel:
+            self.elector.release()
+
+    def _sleep(self, delay: float) -> None:
+        if self._stopping.is_set():
+            return
+        if self.elector.is_leader():
+            self._woken.wait(self._until_drained(delay))
+        elif self._wait_for_hint(delay) and not self._woken.is_set():
+            self._woken.wait(random.uniform(0, MAX_WAKE_DELAY))  # noqa: S311  # spreads requests, hides nothing
+
+    def _until_drained(self, delay: float) -> float:
+        """Sleep until guarded work has ended, at most *delay*; return how much of it is left."""
+        end = time.monotonic() + delay
+        while self._draining.is_set() and not self._stopping.is_set() and time.monotonic() < end:
+            if not self._is_busy():
+                return 0.0
+            self._stopping.wait(DRAIN_POLL)
+        return max(0.0, end - time.monotonic())
+
+    def _wait_for_hint(self, delay: float) -> bool:
+        """Sleep on the lock; return whether it ended the sleep before its time."""
+        end = time.monotonic() + delay
+        longest = delay if self._interrupt else UNINTERRUPTIBLE_SLEEP
+        while not self._woken.is_set() and (left := end - time.monotonic()) > 0:
+            begun = time.monotonic()
+            self.elector.lock.wait(min(left, longest))
+            if time.monotonic() - begun < min(left, longest) * 0.9:
+                return True
+        return False

@@ -1,0 +1,112 @@
+"""Where the ticks of an election's beat are claimed before they are sent: once each, and never by a stale term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Tick:
+    """One due run of one periodic entry.
+
+    Attributes:
+        election: The election whose leader sends it.
+        entry: The entry's name in the schedule.
+        due_at: When it was due (UTC, microseconds count).
+    """
+
+    election: str
+    entry: str
+    due_at: datetime
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A tick that a leader made its own: the last state of its entry.
+
+    Attributes:
+        tick: What is claimed.
+        task_id: The id of the message; the same for whoever sends the tick, however often.
+        run_count: How many ticks of the entry were claimed so far, this one included.
+        claimed_at: When (UTC, by the claimer's clock); it becomes the entry's ``last_run_at``.
+        schedule: A fingerprint of the entry's schedule. A state with another fingerprint than the entry's is void.
+        sent: Whether the message is known to have reached the broker.
+    """
+
+    tick: Tick
+    task_id: str
+    run_count: int
+    claimed_at: datetime
+    schedule: str = ""
+    sent: bool = False
+
+
+class Ledger(Protocol):
+    """The claims of one election: for each entry, the last one.
+
+    Every call names the term that makes it by its fencing token. The ledger remembers the greatest token that
+    ever opened it; a call of a lower one changes nothing. Calls are bounded like those of a
+    :class:`~celery_leader.election.Lock`, may come from any one thread at a time, and batches go to the store
+    together. ``celery_leader.testing.LedgerContract`` is this contract as tests.
+    """
+
+    def open(self, token: int) -> Mapping[str, Claim]:
+        """Take the ledger over for the term *token* and return the last claim of each entry, by entry name.
+
+        From now on no lower token changes anything.
+
+        Raises:
+            LeadershipLost: A higher token has opened it already.
+            LockUnavailable: There was no answer.
+        """
+        ...
+
+    def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
+        """Store each of *claims* whose tick is later than what is stored for its entry.
+
+        Returns:
+            For each claim whether it was stored. False: that tick, or a later one, was claimed before.
+
+        Raises:
+            LeadershipLost: A higher token has opened the ledger; nothing was stored.
+            RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
+            LockUnavailable: There was no answer; some or all may have been stored.
+        """
+        ...
+
+    def confirm(self, token: int, claims: Iterable[Claim]) -> None:
+        """Mark as sent those of *claims* that are still their entry's last.
+
+        Raises:
+            LeadershipLost: A higher token has opened the ledger; nothing was marked.
+            RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
+            LockUnavailable: There was no answer.
+        """
+        ...
+
+    def restore(self, token: int, claims: Iterable[Claim]) -> None:
+        """Write *claims* back, with their ``sent``, to a ledger that lost its data, and open it for *token*.
+
+        An entry for which the ledger holds the same or a later tick is left as it is.
+
+        Raises:
+            LeadershipLost: A higher token has opened the ledger; nothing was written.
+            LockUnavailable: There was no answer.
+        """
+        ...
+
+    def forget(self, token: int, entries: Iterable[str]) -> None:
+        """Drop what is stored for *entries*, whose schedules are gone or have changed.
+
+        Raises:
+            LeadershipLost: A higher token has opened the ledger; nothing was dropped.
+            LockUnavailable: There was no answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections. Callable more than once; a later call opens them again."""
+        ...
