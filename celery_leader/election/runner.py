@@ -26,14 +26,22 @@ class ElectorThread:
     Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`.
     """
 
-    def __init__(self, elector: LeaderElector, *, is_busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        elector: LeaderElector,
+        *,
+        candidacy: Callable[[], Candidacy] = lambda: Candidacy.CONTEND,
+        is_busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Prepare the thread; nothing runs before :meth:`start`.
 
         Args:
             elector: Whose attempts to make. From :meth:`start` on they are this thread's alone to make.
+            candidacy: Asked before each attempt: how far it may go.
             is_busy: Asked while draining: whether work that needs the lease is still running.
         """
         self.elector = elector
+        self._candidacy = candidacy
         self._is_busy = is_busy
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -68,7 +76,6 @@ class ElectorThread:
     def drain(self) -> None:
         """Acquire nothing any more, renew while guarded work runs, and release as soon as none does. Returns at once."""
         self._draining.set()
-        self.elector.candidacy = Candidacy.HOLD
         self.wake()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -99,7 +106,9 @@ class ElectorThread:
 
     def _turn(self) -> None:
         self._woken.clear()
-        if self._draining.is_set() and self.elector.is_leader() and not self._is_busy():
+        draining = self._draining.is_set()
+        self.elector.candidacy = Candidacy.HOLD if draining else self._candidacy()
+        if draining and self.elector.is_leader() and not self._is_busy():
             self._give_back()
         self._sleep(self.elector.step())
 
@@ -115,7 +124,7 @@ class ElectorThread:
             self.elector.release()
 
     def _sleep(self, delay: float) -> None:
-        if self._stopping.is_set():
+        if self._stopping.is_set():  # it may have been set before this turn cleared the wake-up
             return
         if self.elector.is_leader():
             self._woken.wait(self._until_drained(delay))
@@ -125,7 +134,8 @@ class ElectorThread:
     def _until_drained(self, delay: float) -> float:
         """Sleep until guarded work has ended, at most *delay*; return how much of it is left."""
         end = time.monotonic() + delay
-        while self._draining.is_set() and not self._stopping.is_set() and time.monotonic() < end:
+        releases = self.elector.config.release_on_cancel
+        while releases and self._draining.is_set() and not self._stopping.is_set() and time.monotonic() < end:
             if not self._is_busy():
                 return 0.0
             self._stopping.wait(DRAIN_POLL)
