@@ -1,0 +1,36 @@
+# The front door. `make test` is the whole proof, `make demo` the whole product in a minute and a half.
+# Everything is made in .venv/ with venv and pip: a machine with Python, git and make is enough.
+
+PYTHON ?= python3
+environment = $(PYTHON) scripts/environment.py
+
+.DEFAULT_GOAL := help
+.PHONY: help test test-unit lint format services demo admin clean
+
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## Run everything: lint, and all tests on the lowest and the highest supported versions
+	@$(PYTHON) scripts/check.py lint tests chaos
+
+test-unit: ## Run the tests that start no worker processes, on the highest versions
+	@$(PYTHON) scripts/check.py --only highest tests
+
+lint: ## Run ruff, mypy and import-linter
+	@$(PYTHON) scripts/check.py lint
+
+format: ## Let ruff put the code in shape
+	@python=$$($(environment) highest) && $$python -m ruff format . && $$python -m ruff check --fix .
+
+services: ## Install the Debian packages of the servers that the tests start
+	@$(PYTHON) scripts/services.py
+
+demo: ## Three workers, a kill and a stop, in the terminal
+	@python=$$($(environment) demo) && exec $$python example_project/demo.py
+
+admin: ## Serve the example's Django admin on 127.0.0.1
+	@python=$$($(environment) demo) && exec $$python example_project/serve_admin.py
+
+clean: ## Remove all that was made
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

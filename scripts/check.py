@@ -1,0 +1,84 @@
+"""Run the checks named, all of them even when one fails, and end with status 1 if any did.
+
+    python3 scripts/check.py [--only lowest|highest] lint tests chaos
+
+lint: ruff, mypy and import-linter, once, with the newest tools. tests: pytest without the chaos tests. chaos: those,
+which start real workers and harm them. Both run on the lowest and on the highest supported versions, one after the
+other: side by side, on two cores, they would only measure each other. pytest comes last, so that its summary closes
+the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SETS = ["lowest", "highest"]
+LINT = {
+    "ruff check": ["-m", "ruff", "check", "."],
+    "ruff format": ["-m", "ruff", "format", "--check", "."],
+    "mypy": ["-m", "mypy"],
+    "import-linter": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+}
+PYTEST = ["-m", "pytest", "-q", "--durations=5"]
+# Two processes for two cores; one more for chaos, whose tests mostly wait.
+PHASES = {
+    "tests": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not chaos"],
+    "chaos": [*PYTEST, "-n", "3", "--dist", "loadgroup", "-m", "chaos", "--timeout", "300"],
+}
+
+
+def prepare(script: str, *arguments: str) -> str:
+    """Run one of our scripts; what it printed. Without what it prepares there is nothing to check."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / script, *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"check: {script} {' '.join(arguments)} failed")
+    return done.stdout.strip()
+
+
+def run(title: str, python: str, arguments: list[str]) -> bool:
+    """Run one check with *python*; whether it passed."""
+    print(f"\n=== {title}", flush=True)
+    began = time.monotonic()
+    environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    status = subprocess.run([python, *arguments], cwd=ROOT, env=environment, check=False).returncode
+    # pytest's 5 is "no test was run": nothing was proved, so it counts as failed like any other status but 0.
+    if status:
+        print(f"=== {title}: FAILED with status {status} after {time.monotonic() - began:.0f} s", flush=True)
+    return status == 0
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description="Run the project's checks.")
+    parser.add_argument("--only", choices=SETS, help="the set of versions to test on; both without it")
+    parser.add_argument("checks", nargs="+", choices=["lint", *PHASES])
+    options = parser.parse_args()
+    sets = [options.only] if options.only else SETS
+    phases = [phase for phase in PHASES if phase in options.checks]
+
+    failed = []
+    if "lint" in options.checks:
+        python = prepare("environment.py", "highest")
+        failed += [title for title, arguments in LINT.items() if not run(title, python, arguments)]
+    if phases:
+        prepare("services.py")
+        pythons = {name: prepare("environment.py", name) for name in sets}
+        for phase in phases:
+            for name, python in pythons.items():
+                title = f"{phase} on the {name} versions"
+                if not run(title, python, PHASES[phase]):
+                    failed.append(title)
+    if failed:
+        sys.exit(f"\ncheck: FAILED: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Fixtures that any test may ask for: real servers, started when first asked, one of each a test process.
+
+A test that harms a server (kills, empties, pauses it) starts its own, or leaves this one running as it found it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pymysql
+import pytest
+
+from tests.servers import MariaDBServer, PostgresServer, RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Django asks for mysqlclient, which is built from C; PyMySQL stands in for it. Settings modules that are loaded by
+# other processes say the same line.
+pymysql.install_as_MySQLdb()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL with an empty database `leader`."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDBServer]:
+    """A running MariaDB with an empty database `leader`."""
+    with MariaDBServer() as server:
+        yield server

@@ -1,0 +1,222 @@
+"""The servers that other tests rely on: were one of these promises broken, those tests would prove nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import servers
+from tests.servers import HOST, MariaDBServer, PostgresServer, RedisServer, ServerFailed, ServerMissing
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.servers import Server
+
+KINDS = [
+    pytest.param(RedisServer, marks=pytest.mark.redis),
+    pytest.param(PostgresServer, marks=pytest.mark.postgres),
+    pytest.param(MariaDBServer, marks=pytest.mark.mariadb),
+]
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of its own, to be harmed."""
+    with request.param() as started:
+        yield started
+
+
+def redis_command(server: RedisServer, line: str) -> bytes:
+    with socket.create_connection((HOST, server.port), timeout=1) as connection:
+        connection.sendall(line.encode() + b"\r\n")
+        return connection.recv(1024)
+
+
+def remember(server: Server) -> None:
+    """Have the server keep something."""
+    if isinstance(server, RedisServer):
+        assert redis_command(server, "SET kept yes") == b"+OK\r\n"
+    elif isinstance(server, (PostgresServer, MariaDBServer)):
+        server.execute("CREATE TABLE kept (answer VARCHAR(9))", server.database)
+        server.execute("INSERT INTO kept VALUES ('yes')", server.database)
+
+
+def remembers(server: Server) -> bool:
+    if isinstance(server, RedisServer):
+        return redis_command(server, "GET kept") == b"$3\r\nyes\r\n"
+    assert isinstance(server, (PostgresServer, MariaDBServer))
+    tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'kept'"
+    if server.execute(tables, server.database).strip() == "0":
+        return False
+    return server.execute("SELECT answer FROM kept", server.database).strip() == "yes"
+
+
+def refused(server: Server) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex((HOST, server.port)) != 0
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if servers.process_table().get(pid, (0, "Z"))[1] != "Z"]
+
+
+def test_stop_ends_every_process_and_start_finds_the_data(server: Server) -> None:
+    """A stopped server is gone with all its children; the same port and data come back."""
+    remember(server)
+    port, members = server.port, servers.family(server.pid)
+
+    server.stop()
+
+    assert not server.running
+    assert alive(members) == []
+    assert refused(server)
+
+    server.start()
+
+    assert server.port == port
+    assert remembers(server)
+
+
+def test_kill_keeps_what_was_acknowledged(server: Server) -> None:
+    """SIGKILL is what a crash is: every process gone at once, every acknowledged write kept."""
+    remember(server)
+    members = servers.family(server.pid)
+
+    server.kill()
+
+    assert alive(members) == []
+    assert refused(server)
+
+    server.restart()
+
+    assert remembers(server)
+
+
+def test_a_paused_server_takes_connections_and_answers_none(server: Server) -> None:
+    """A hanging store is worse than a dead one: it must be possible to test with it."""
+    remember(server)
+    server.pause()
+    with socket.create_connection((HOST, server.port), timeout=1) as connection:
+        connection.settimeout(0.3)
+        connection.sendall(b"PING\r\n")
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+    server.resume()
+
+    eventually(lambda: remembers(server), what="it answers again")
+
+
+def test_restarting_it_empty_loses_everything(server: Server) -> None:
+    """The store that lost its data, on the same port."""
+    remember(server)
+    port = server.port
+
+    server.restart(empty=True)
+
+    assert server.port == port
+    assert not remembers(server)
+
+
+def test_close_ends_a_paused_server_and_removes_its_directory(server: Server) -> None:
+    """Whatever a test did to it, nothing is left; closing twice is harmless."""
+    home, members = server.home, servers.family(server.pid)
+    server.pause()
+
+    server.close()
+    server.close()
+
+    assert home is not None
+    assert not home.exists()
+    assert alive(members) == []
+
+
+def test_two_servers_of_a_kind_do_not_meet(redis_server: RedisServer) -> None:
+    """Each has its own port and its own data."""
+    with RedisServer() as other:
+        remember(other)
+
+        assert other.port != redis_server.port
+        assert not remembers(redis_server)
+
+
+@pytest.mark.parametrize("kind", [PostgresServer, MariaDBServer])
+def test_a_database_of_its_own_is_reachable_as_django_is_told(
+    kind: type[PostgresServer | MariaDBServer], request: pytest.FixtureRequest
+) -> None:
+    """`create_database` and `django` give what Django's DATABASES takes, and the drivers here can follow it."""
+    server = request.getfixturevalue({PostgresServer: "postgres_server", MariaDBServer: "mariadb_server"}[kind])
+    program = f"""
+import pymysql
+pymysql.install_as_MySQLdb()
+from django.conf import settings
+settings.configure(DATABASES={{"default": {server.django!r}, "own": {server.create_database("own")!r}}})
+import django
+django.setup()
+from django.db import connections
+for alias in connections:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("CREATE TABLE here (answer INT)")
+        cursor.execute("INSERT INTO here VALUES (42)")
+        cursor.execute("SELECT answer FROM here")
+        print(alias, cursor.fetchone()[0])
+        cursor.execute("DROP TABLE here")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout.splitlines() == ["default 42", "own 42"], done.stderr
+
+
+def test_a_server_ends_when_the_test_run_is_killed(tmp_path: Path) -> None:
+    """A run that is killed (CI's time is over) leaves no server behind."""
+    program = (
+        "from tests.servers import *\ns = RedisServer()\ns.start()\nprint(s.pid, s.home, flush=True)\nsignal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        pid, home = run.stdout.readline().split()
+        os.kill(run.pid, signal.SIGKILL)
+    try:
+        eventually(lambda: alive([int(pid)]) == [], what="the server has ended")
+    finally:
+        servers.shutil.rmtree(home)
+
+
+def test_a_missing_program_is_named_with_its_package() -> None:
+    """Nothing is skipped: the failure says what to install."""
+    with pytest.raises(ServerMissing, match=r"'no-such-program'.*apt-get install its-package"):
+        servers.find_program("no-such-program", "its-package", "/usr/lib/postgresql/*/bin")
+
+
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing(redis_server: RedisServer) -> None:
+    """Its log is in the message."""
+    other = RedisServer()
+    other.port = redis_server.port
+
+    with pytest.raises(ServerFailed, match="Address already in use"):
+        other.start()
+
+    assert other.home is None
+    assert not other.running
+
+
+def test_eventually_gives_the_value_or_fails_with_the_cause() -> None:
+    """The answer is returned; a wait in vain names what was awaited and the last error."""
+    answers = iter([0, "", 7])
+    assert eventually(lambda: next(answers), interval=0) == 7
+
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match=r"not within 0\.1 s: the moon") as caught:
+        eventually(lambda: 1 / 0, 0.1, what="the moon", ignore=ZeroDivisionError)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert time.monotonic() - began < 5
