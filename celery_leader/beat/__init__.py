@@ -1,0 +1,3 @@
+"""Periodic tasks that follow the leader."""
+
+from __future__ import annotations

@@ -1,0 +1,61 @@
+"""The beat inside a worker: a thread, in every kind of pool."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from celery_leader.beat.scheduler import STANDBY_WAIT, leader_scheduler
+from celery_leader.leadership.campaign import Campaign
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddedBeat:
+    """Ticks while its worker lives; the leader's sends."""
+
+    def __init__(self, app: Any, campaign: Campaign) -> None:
+        """Prepare a scheduler of the class that ``leader_beat_scheduler`` names."""
+        scheduler_class = leader_scheduler(campaign.settings.beat_scheduler)
+        self._app = app
+        self._scheduler = scheduler_class(
+            app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename
+        )
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
+        #: Whether a tick is under way.
+        self.is_busy = False
+
+    def start(self) -> None:
+        """Start ticking."""
+        self._thread.start()
+
+    def stop_soon(self) -> None:
+        """Begin no tick any more. Returns at once."""
+        self._stopping.set()
+
+    def stop(self, timeout: float) -> None:
+        """Begin no tick any more, and wait up to *timeout* seconds for the last to end."""
+        self.stop_soon()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        self._app.set_current()
+        while not self._stopping.is_set():
+            self._stopping.wait(self._tick())
+        self.is_busy = False
+        self._scheduler.close()
+
+    def _tick(self) -> float:
+        self.is_busy = True  # before the question, so that who stops us and then looks is not deceived
+        if self._stopping.is_set():
+            return 0.0
+        try:
+            return min(self._scheduler.tick(), STANDBY_WAIT)
+        except Exception:  # one tick failed: the next may not, and the worker goes on in any case
+            logger.exception("A tick of the beat failed")
+            return STANDBY_WAIT
+        finally:
+            self.is_busy = False

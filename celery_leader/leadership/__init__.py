@@ -1,0 +1,3 @@
+"""What this process believes of its elections."""
+
+from __future__ import annotations

@@ -1,0 +1,218 @@
+"""This process's candidacies: one elector for each election, all on one backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+
+from celery_leader import signals
+from celery_leader.backends import Backend, open_backend
+from celery_leader.election import (
+    Candidacy,
+    ElectorThread,
+    LeaderElector,
+    StopReason,
+    Term,
+    Trust,
+    new_identity,
+)
+from celery_leader.exceptions import LockUnavailable
+from celery_leader.leadership import state
+from celery_leader.leadership.cell import Cell
+from celery_leader.settings import LeaderSettings
+
+logger = logging.getLogger(__name__)
+
+
+def backend_of(settings: LeaderSettings, app_name: str | None) -> Backend:
+    """Return the backend that *settings* name, without opening a connection.
+
+    Raises:
+        ConfigurationError: The backend's URL is wrong, or what it needs is not installed.
+    """
+    prefix = settings.store_prefix(app_name)
+    return open_backend(settings.backend, prefix=prefix, timeout=settings.io_timeout, options=settings.backend_options)
+
+
+def check_backend(settings: LeaderSettings, app_name: str | None) -> None:
+    """Look whether the store can be used. One that does not answer now may do so later, and is only warned of.
+
+    Raises:
+        ConfigurationError: It can't be used, and waiting won't help.
+    """
+    backend = backend_of(settings, app_name)
+    try:
+        backend.check()
+    except LockUnavailable as error:
+        logger.warning("%s does not answer; nobody can be elected until it does: %s", backend.describe(), error)
+    finally:
+        backend.close()
+
+
+class Candidate:
+    """This process in one election."""
+
+    def __init__(self, election: str, campaign: Campaign, *, in_file: bool) -> None:
+        """Make its elector and the cell that tells what it believes; nothing runs yet."""
+        self.election = election
+        self.cell = Cell.create(in_file=in_file)
+        #: Set while this process leads, as of the last attempt: something to wait on, not to decide by.
+        self.leading = threading.Event()
+        #: The opposite.
+        self.not_leading = threading.Event()
+        self.not_leading.set()
+        self._listeners: list[Callable[[bool], None]] = []
+        settings = campaign.settings
+        self.elector = LeaderElector(
+            settings.election(election, identity=campaign.identity),
+            campaign.backend.lock(election),
+            observers=[_Signals(election), _LeaderInCell(self.cell)],
+            publish=self._publish,
+        )
+        self.thread = ElectorThread(
+            self.elector,
+            candidacy=campaign.candidacy,
+            is_busy=lambda: campaign.is_busy(election),
+        )
+
+    @property
+    def term(self) -> Term | None:
+        """The term that this process leads in at this moment."""
+        return self.elector.term
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Call *listener* with whether this process leads, on the elector's thread, at each change.
+
+        It must not block; what it raises is logged.
+        """
+        self._listeners.append(listener)
+
+    def _publish(self, trust: Trust | None) -> None:
+        self.cell.publish(trust)
+        leads = trust is not None
+        if leads is self.leading.is_set():
+            return
+        begun, ended = (self.leading, self.not_leading) if leads else (self.not_leading, self.leading)
+        ended.clear()
+        begun.set()
+        for listener in self._listeners:
+            try:
+                listener(leads)
+            except Exception:  # the election goes on, whatever hangs on it
+                logger.exception("Election %r: %r failed", self.election, listener)
+
+
+class Campaign:
+    """All candidacies of this process. Made before a pool forks, started after."""
+
+    def __init__(
+        self,
+        settings: LeaderSettings,
+        elections: Iterable[str],
+        *,
+        nodename: str,
+        app_name: str | None,
+        candidacy: Callable[[], Candidacy] = lambda: Candidacy.CONTEND,
+        is_busy: Callable[[str], bool] = lambda election: False,
+        in_file: bool = False,
+    ) -> None:
+        """Prepare; no connection is opened and no thread runs before :meth:`start`.
+
+        Args:
+            settings: The app's.
+            elections: Which to contend for.
+            nodename: Celery's name of this process.
+            app_name: The Celery app's; it may be part of the names in the store.
+            candidacy: Asked before each attempt.
+            is_busy: Whether work that is reserved for the leader of an election runs now.
+            in_file: Keep the cells in files, for pool children that are spawned.
+
+        Raises:
+            ConfigurationError: The backend can't be used.
+        """
+        self.settings = settings
+        self.identity = new_identity(nodename)
+        self.pid = os.getpid()
+        self.is_busy = is_busy
+        self._candidacy = candidacy
+        self.backend = backend_of(settings, app_name)
+        self.candidates = {name: Candidate(name, self, in_file=in_file) for name in dict.fromkeys(elections)}
+        state.register(self._cells())
+
+    def candidacy(self) -> Candidacy:
+        """Return how far this process may go at this moment."""
+        return self._candidacy() if self.settings.eligible else Candidacy.OBSERVE
+
+    def start(self) -> None:
+        """Start contending."""
+        for candidate in self.candidates.values():
+            candidate.thread.start()
+        logger.info("%s takes part in the elections %s, kept in %s",
+                    self.identity, ", ".join(self.candidates), self.backend.describe())  # fmt: skip
+
+    def wake(self) -> None:
+        """Make the next attempts now."""
+        for candidate in self.candidates.values():
+            candidate.thread.wake()
+
+    def drain(self) -> None:
+        """Let no new guarded work begin, and give each lease back as soon as none runs. Returns at once."""
+        for candidate in self.candidates.values():
+            candidate.cell.close_to_new_work()
+            candidate.thread.drain()
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Give the leases back and end all threads.
+
+        Args:
+            timeout: How long (seconds) to wait for each; twice what one call of the store may take when omitted.
+        """
+        timeout = 2 * self.settings.io_timeout + 1 if timeout is None else timeout
+        threads = [candidate.thread for candidate in self.candidates.values()]
+        for thread in threads:
+            thread.stop(0)  # all at once
+        for thread in threads:
+            if not thread.stop(timeout):
+                logger.warning("Election %r: the lease could not be given back within %.1f s; it will run out",
+                               thread.elector.config.name, timeout)  # fmt: skip
+        state.unregister(self._cells())
+        for candidate in self.candidates.values():
+            candidate.elector.join_observers(1.0)
+            candidate.cell.unlink()
+
+    def _cells(self) -> dict[str, Cell]:
+        return {name: candidate.cell for name, candidate in self.candidates.items()}
+
+
+class _Signals:
+    """Turns what an elector tells into Celery signals."""
+
+    def __init__(self, election: str) -> None:
+        self._election = election
+
+    def started(self, term: Term) -> None:
+        signals.leader_started.send(sender=self._election, term=term)
+
+    def stopped(self, term: Term, reason: StopReason) -> None:
+        signals.leader_stopped.send(sender=self._election, term=term, reason=reason)
+
+    def new_leader(self, identity: str) -> None:
+        signals.leader_changed.send(sender=self._election, identity=identity)
+
+
+class _LeaderInCell:
+    """Keeps the observed leader where pool children find it."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+
+    def started(self, term: Term) -> None:
+        pass
+
+    def stopped(self, term: Term, reason: StopReason) -> None:
+        pass
+
+    def new_leader(self, identity: str) -> None:
+        self._cell.publish_leader(identity)

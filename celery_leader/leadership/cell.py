@@ -1,0 +1,145 @@
+"""The page of shared memory that tells pool children what their worker's main process trusts.
+
+Layout, in words of 8 bytes: the deadline of the trust (nanoseconds of the boot-time clock, 0 for none), a flag that
+says that no new guarded work may begin, and which of two slots is current; then the two slots. The writer fills the
+slot that is not current and then turns the index, so that a reader finds one whole slot at any time, even when the
+writer was killed half-way. Each word is written by one store; a slot also carries a checksum, because processors
+may show another process the index before the slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import tempfile
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+from celery_leader.election import Term, Trust
+from celery_leader.election.clock import boot_time_ns
+
+_DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
+_SIZE = 8192
+_SLOT_WORDS = 480  # per slot: checksum, length, then the text
+_MAX_TEXT = (_SLOT_WORDS - 2) * 8
+_MAX_READS = 4  # a reader never spins: a greenlet that did would starve the writer for ever
+
+
+class Cell:
+    """What one worker believes of one election. Written by its elector, read by all of its processes."""
+
+    def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
+        """Use *memory*, which is all zeros when new; *path* is the file behind it, if any."""
+        self._memory = memory
+        self._words = memoryview(memory).cast("Q")
+        self._path = path
+        self._text: dict[str, Any] = {}
+        self._writing = threading.Lock()
+
+    @classmethod
+    def create(cls, *, in_file: bool = False) -> Cell:
+        """Return a new cell, shared with every process that is forked from now on.
+
+        Args:
+            in_file: Keep it in a file, for children that are spawned and inherit no memory; see :attr:`path`.
+        """
+        if not in_file:
+            return cls(mmap.mmap(-1, _SIZE))
+        shared_memory = Path("/dev/shm")  # noqa: S108  # Linux' file system in memory; elsewhere a file does
+        directory = shared_memory if shared_memory.is_dir() else None
+        descriptor, name = tempfile.mkstemp(prefix=f"celery-leader-{os.getpid()}-", dir=directory)
+        os.ftruncate(descriptor, _SIZE)
+        os.close(descriptor)
+        return cls.attach(Path(name))
+
+    @classmethod
+    def attach(cls, path: Path) -> Cell:
+        """Return the cell that another process keeps in the file *path*.
+
+        Raises:
+            OSError: There is no such file.
+        """
+        with path.open("r+b") as file:
+            return cls(mmap.mmap(file.fileno(), _SIZE), path)
+
+    @property
+    def path(self) -> Path | None:
+        """The file behind the cell, if there is one."""
+        return self._path
+
+    # -- written by the elector's process ----------------------------------------------------------------------
+
+    def publish(self, trust: Trust | None) -> None:
+        """Tell what is trusted from now on."""
+        if trust is None:
+            self._words[_DEADLINE] = 0
+            return
+        term = trust.term
+        self._write(election=term.election, identity=term.identity, token=term.fencing_token)
+        self._words[_DEADLINE] = int(trust.until * 1e9)
+
+    def publish_leader(self, identity: str) -> None:
+        """Tell whom the elector last observed as the holder."""
+        self._write(leader=identity)
+
+    def close_to_new_work(self) -> None:
+        """Tell that no guarded work may begin any more, though the lease is still held."""
+        self._words[_CLOSING] = 1
+
+    def unlink(self) -> None:
+        """Remove the file behind the cell, if there is one."""
+        if self._path:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    # -- read by all ---------------------------------------------------------------------------------------------
+
+    def is_leader(self) -> bool:
+        """Return whether the worker leads at this moment."""
+        return boot_time_ns() < self._words[_DEADLINE]
+
+    def accepts_work(self) -> bool:
+        """Return whether guarded work may begin at this moment."""
+        return self.is_leader() and not self._words[_CLOSING]
+
+    def term(self) -> Term | None:
+        """Return the term that the worker leads in at this moment."""
+        text = self._read() if self.is_leader() else None
+        if text is None or not self.is_leader():  # asked again: what was read may be of an earlier term
+            return None
+        return Term(text["election"], text["identity"], text["token"])
+
+    def leader(self) -> str:
+        """Return whom the worker's elector last observed as the holder, empty for nobody."""
+        return str((self._read() or {}).get("leader", ""))
+
+    def _write(self, **changes: Any) -> None:
+        with self._writing:
+            text = {**self._text, **changes}
+            if text != self._text:
+                self._text = text
+                self._fill_slot(json.dumps(text).encode()[:_MAX_TEXT])
+
+    def _fill_slot(self, encoded: bytes) -> None:
+        slot = 1 - self._words[_INDEX]
+        first = _SLOTS + slot * _SLOT_WORDS
+        start = (first + 2) * 8
+        self._memory[start : start + len(encoded)] = encoded
+        self._words[first + 1] = len(encoded)
+        self._words[first] = zlib.crc32(encoded)
+        self._words[_INDEX] = slot
+
+    def _read(self) -> dict[str, Any] | None:
+        for _ in range(_MAX_READS):
+            first = _SLOTS + (self._words[_INDEX] & 1) * _SLOT_WORDS
+            checksum, length = self._words[first], self._words[first + 1]
+            encoded = self._memory[(first + 2) * 8 : (first + 2) * 8 + min(length, _MAX_TEXT)]
+            if length and zlib.crc32(encoded) == checksum:
+                with contextlib.suppress(ValueError):
+                    text: dict[str, Any] = json.loads(encoded)
+                    return text
+        return None

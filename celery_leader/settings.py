@@ -1,0 +1,194 @@
+"""The ``leader_*`` settings of a Celery app, typed and checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from celery_leader.election import ElectionConfig
+from celery_leader.exceptions import ConfigurationError
+
+#: The election that application code asks about when it names none.
+DEFAULT_ELECTION = "default"
+#: The election of beats that run as processes of their own; see :attr:`LeaderSettings.beat_election`.
+BEAT_ELECTION = "beat"
+
+_PREFIX = "leader_"
+_DURATIONS = ("lease_duration", "renew_deadline", "retry_period")
+_OVERRIDES = (*_DURATIONS, "release_on_cancel")
+
+
+@dataclass(frozen=True)
+class LeaderSettings:
+    """What an app sets; each field is the setting ``leader_<field>``. Durations are in seconds."""
+
+    backend: str
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
+    elections: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {DEFAULT_ELECTION: {}})
+    lease_duration: float = 15.0
+    renew_deadline: float = 10.0
+    retry_period: float = 2.0
+    release_on_cancel: bool = True
+    key_prefix: str = ""
+    beat: bool = False
+    beat_scheduler: str = "celery.beat:Scheduler"
+    queue_prefix: str = "celery-leader."
+    require_ready: bool = True
+    eligible: bool = True
+
+    @classmethod
+    def from_conf(cls, conf: Any) -> LeaderSettings:
+        """Read and check the settings of *conf*, an app's configuration.
+
+        Raises:
+            ConfigurationError: A key is unknown, a value has the wrong type, or a timing is impossible.
+        """
+        values = _leader_values(conf)
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ConfigurationError(
+                f"Unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(_PREFIX + name for name in unknown)}. "
+                f"Known are {', '.join(_PREFIX + name for name in sorted(known))}."
+            )
+        if values.get("backend") is None:
+            values["backend"] = _default_backend()
+        for name, value in values.items():
+            values[name] = _CHECKS[name](name, value)
+        settings = cls(**values)
+        for election in settings.all_elections:
+            settings.election(election, identity="check")
+        return settings
+
+    @property
+    def beat_election(self) -> str:
+        """The election that decides which beat sends.
+
+        With ``leader_beat`` every worker has a beat, so the leader's is the one. Without it beats run beside
+        workers that have none and must not win their election, so beats hold one of their own.
+        """
+        return DEFAULT_ELECTION if self.beat else BEAT_ELECTION
+
+    @property
+    def all_elections(self) -> tuple[str, ...]:
+        """The names of all elections, the beats' included."""
+        return tuple(dict.fromkeys([*self.elections, self.beat_election]))
+
+    @property
+    def io_timeout(self) -> float:
+        """How long (seconds) one call of the store may take: every election must have room for a second try."""
+        return min(self.election(name, identity="-").renew_deadline for name in self.all_elections) / 2
+
+    def election(self, name: str, *, identity: str) -> ElectionConfig:
+        """Return how the candidate *identity* takes part in the election *name*.
+
+        Raises:
+            ConfigurationError: The timing is impossible.
+        """
+        common = {key: getattr(self, key) for key in _OVERRIDES}
+        return ElectionConfig(name=name, identity=identity, **{**common, **self.elections.get(name, {})})
+
+    def store_prefix(self, app_name: str | None) -> str:
+        """Return what the names in the store begin with, so that two deployments can share it.
+
+        A database's tables belong to one deployment; in Redis the app's name tells them apart.
+        """
+        if self.key_prefix or self.backend.startswith("django-db:"):
+            return self.key_prefix
+        return app_name or ""
+
+    def queue_name(self, election: str) -> str:
+        """Return the name of the queue that only the leader of *election* consumes."""
+        return f"{self.queue_prefix}{election}"
+
+
+def _leader_values(conf: Any) -> dict[str, Any]:
+    """Return the values of all ``leader_*`` keys, by name without that prefix.
+
+    With ``namespace="CELERY"`` the keys of Django's settings read ``CELERY_LEADER_…``.
+    """
+    namespace = (getattr(conf, "prefix", "") or "").lower()
+    values = {}
+    for key in conf:
+        name = str(key)
+        if namespace and name.lower().startswith(namespace + _PREFIX):
+            name = name.lower().removeprefix(namespace)
+        if name.startswith(_PREFIX):
+            values[name.removeprefix(_PREFIX)] = conf.get(name)
+    return values
+
+
+def _default_backend() -> str:
+    """Return the backend of an app that names none: the default database when our Django app is installed."""
+    django_conf = sys.modules.get("django.conf")  # looked up, not imported: Celery alone must do without Django
+    settings = getattr(django_conf, "settings", None)
+    if settings is not None and settings.configured:
+        installed = [str(app) for app in settings.INSTALLED_APPS]
+        if any(app == "celery_leader.django" or app.startswith("celery_leader.django.") for app in installed):
+            return "django-db://default"
+    raise ConfigurationError(
+        "leader_backend is not set. Name the store of the election, for example "
+        'app.conf.leader_backend = "redis://localhost:6379/0", or add "celery_leader.django" to INSTALLED_APPS '
+        "to keep it in the default database."
+    )
+
+
+def _wrong(name: str, value: object, expected: str) -> ConfigurationError:
+    return ConfigurationError(f"leader_{name} must be {expected}, got {value!r}.")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or (not value and name != "key_prefix"):
+        raise _wrong(name, value, "text")
+    return value
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "True or False")
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise _wrong(name, value, "a number of seconds")
+    return float(value)
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(name, value, "a mapping")
+    return dict(value)
+
+
+def _elections(name: str, value: object) -> Mapping[str, Mapping[str, Any]]:
+    expected = "names of elections, or a mapping of names to their own durations"
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise _wrong(name, value, expected)
+    elections = dict(value) if isinstance(value, Mapping) else {election: {} for election in value}
+    if not elections:
+        raise _wrong(name, value, expected)
+    for election, overrides in elections.items():
+        if not isinstance(election, str) or not election or not isinstance(overrides, Mapping):
+            raise _wrong(name, value, expected)
+        if unknown := sorted(overrides.keys() - set(_OVERRIDES)):
+            raise ConfigurationError(
+                f"leader_elections[{election!r}] may set {', '.join(_OVERRIDES)}, not {', '.join(unknown)}."
+            )
+    return elections
+
+
+_CHECKS = {
+    "backend": _text,
+    "backend_options": _mapping,
+    "elections": _elections,
+    **dict.fromkeys(_DURATIONS, _seconds),
+    "release_on_cancel": _flag,
+    "key_prefix": _text,
+    "beat": _flag,
+    "beat_scheduler": _text,
+    "queue_prefix": _text,
+    "require_ready": _flag,
+    "eligible": _flag,
+}

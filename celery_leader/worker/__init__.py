@@ -1,0 +1,3 @@
+"""What runs inside ``celery worker``."""
+
+from __future__ import annotations

@@ -1,0 +1,209 @@
+"""The steps by which an election lives in a worker.
+
+``LeaderStep`` belongs to the worker's blueprint, so that the election survives lost connections to the broker; only
+consumer steps restart then. ``LeaderQueueStep`` belongs to the consumer's: it knows when the consumer is ready, and
+has the last hook of every way to shut down. ``EmbeddedBeatStep`` runs the beat.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+import click
+from celery import bootsteps
+from celery.signals import worker_shutting_down
+
+from celery_leader.beat.embedded import EmbeddedBeat
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership.campaign import Campaign, check_backend
+from celery_leader.settings import LeaderSettings
+from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
+from celery_leader.worker.readiness import Readiness
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerRefused(ConfigurationError, click.ClickException):
+    """A configuration error in a worker that starts: its command line says the sentence and ends."""
+
+    def __init__(self, message: str) -> None:
+        """Carry *message* for both: the exception and the command line."""
+        click.ClickException.__init__(self, message)
+
+
+class LeaderStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Contends in the elections of a worker."""
+
+    label = "Leader"
+    conditional = True
+    requires: ClassVar = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, without_leader: bool = False, leader_beat: bool = False, **options: Any) -> None:
+        """Make the cells, before any child is forked, and refuse to start with settings that can't work.
+
+        Raises:
+            WorkerRefused: A setting is wrong, or the store can't be used.
+        """
+        super().__init__(worker, **options)
+        worker.leader = None
+        self.enabled = not without_leader
+        if self.enabled:
+            try:
+                worker.leader = WorkerLeadership(worker, with_beat=leader_beat)
+            except ConfigurationError as error:
+                raise WorkerRefused(str(error)) from error
+
+    def start(self, worker: Any) -> None:
+        """Start contending, after the pool has forked: a thread would not be in the children."""
+        worker.leader.start()
+
+    def close(self, worker: Any) -> None:
+        """Begin to hand over. Only sets flags: this runs in the main loop."""
+        worker.leader.drain()
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Return what ``inspect stats`` shows."""
+        return {"leader": worker.leader.status()} if worker.leader else {}
+
+
+class EmbeddedBeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs a beat in a thread of the worker; the leader's sends."""
+
+    label = "Leader beat"
+    conditional = True
+    requires: ClassVar = (LeaderStep,)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        """Take part when the worker's leadership has a beat."""
+        super().__init__(worker, **options)
+        self.enabled = worker.leader is not None and worker.leader.beat is not None
+
+    def start(self, worker: Any) -> None:
+        """Start the thread, after the pool has forked."""
+        worker.leader.beat.start()
+
+
+class LeaderQueueStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Consumes the leader's queues while a term lasts, and ends the election when the worker ends."""
+
+    label = "Leader queue"
+    conditional = True
+    requires: ClassVar = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        """Take part when the worker does."""
+        super().__init__(consumer, **options)
+        self._leadership: WorkerLeadership | None = getattr(consumer.controller, "leader", None)
+        self.enabled = self._leadership is not None
+        self._queues: LeaderQueues | None = None
+        self._heartbeat: Any = None
+        if self._leadership is not None:
+            self._queues = LeaderQueues(consumer, self._leadership.campaign)
+
+    def start(self, consumer: Any) -> None:
+        """Begin to consume, at the start and after each reconnect: the worker is ready."""
+        leadership, queues = self._leadership, self._queues
+        if leadership is None or queues is None:
+            return
+        acknowledge_guarded_tasks_late(consumer.app)
+        queues.start()
+        if not leadership.readiness.is_ready:
+            leadership.readiness.loop_turned()
+            leadership.campaign.wake()
+        self._heartbeat = consumer.timer.call_repeatedly(1.0, consumer.call_soon, (leadership.readiness.loop_turned,))
+
+    def stop(self, consumer: Any) -> None:
+        """End what belongs to one connection."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+
+    def shutdown(self, consumer: Any) -> None:
+        """Give back whatever is still held: the last hook of a warm and of a cold shutdown."""
+        if self._leadership is not None:
+            self._leadership.stop()
+
+
+class WorkerLeadership:
+    """A worker's part in its elections: the campaign and what hangs on it."""
+
+    def __init__(self, worker: Any, *, with_beat: bool) -> None:
+        """Prepare; nothing runs before :meth:`start`.
+
+        Raises:
+            ConfigurationError: A setting is wrong, or the store can't be used.
+        """
+        app = worker.app
+        settings = LeaderSettings.from_conf(app.conf)
+        check_backend(settings, app.main)
+        self.beat: EmbeddedBeat | None = None
+        with_beat = with_beat or settings.beat
+        elections = [name for name in settings.elections if name != settings.beat_election or with_beat]
+        if with_beat:
+            elections.append(settings.beat_election)
+        self.readiness = Readiness(
+            required=settings.require_ready,
+            watches_loop="solo" not in _module_of(worker.pool_cls),
+            lease_duration=max(settings.election(name, identity="-").lease_duration for name in elections),
+        )
+        self.campaign = Campaign(
+            settings,
+            elections,
+            nodename=worker.hostname,
+            app_name=app.main,
+            candidacy=self.readiness.candidacy,
+            is_busy=self._is_busy,
+            in_file=getattr(worker, "pool_start_method", "fork") != "fork",
+        )
+        if with_beat:
+            self.beat = EmbeddedBeat(app, self.campaign)
+        route_guarded_tasks(app)
+        acknowledge_guarded_tasks_late(app)
+
+    def start(self) -> None:
+        """Start contending."""
+        worker_shutting_down.connect(self._on_shutting_down)
+        self.campaign.start()
+
+    def drain(self) -> None:
+        """Let no guarded work begin, and give the leases back as soon as none runs. Returns at once."""
+        self.readiness.shutting_down = True
+        if self.beat:
+            self.beat.stop_soon()
+        self.campaign.drain()
+
+    def stop(self) -> None:
+        """Give the leases back and end the threads."""
+        worker_shutting_down.disconnect(self._on_shutting_down)
+        if self.beat:
+            self.beat.stop(timeout=self.campaign.settings.io_timeout)
+        self.campaign.stop()
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Return what this worker believes of each election, without I/O."""
+        return {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        # In a signal handler: assign and nothing else. A worker that is on its way out acquires nothing any more.
+        self.readiness.shutting_down = True
+
+    def _is_busy(self, election: str) -> bool:
+        if self.beat and election == self.campaign.settings.beat_election and self.beat.is_busy:
+            return True
+        return runs_guarded_work(election)
+
+
+def _status(candidate: Any) -> dict[str, Any]:
+    term = candidate.cell.term()
+    return {
+        "leading": term is not None,
+        "leader": candidate.cell.leader(),
+        "identity": candidate.elector.config.identity,
+        "fencing_token": term.fencing_token if term else None,
+    }
+
+
+def _module_of(pool: Any) -> str:
+    return pool if isinstance(pool, str) else str(pool.__module__)
