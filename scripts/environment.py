@@ -4,7 +4,8 @@
 
 `lowest` holds the oldest supported versions on the oldest Python found, `highest` the newest on the newest, `demo`
 what the example needs. It uses venv and pip only, so that a machine with Python, git and make is enough. An
-environment is made anew only when the Python or `pyproject.toml` has changed since (a stamp inside it remembers).
+environment is made anew only when the Python or the metadata in `pyproject.toml` has changed since (a stamp inside it
+remembers).
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ def choose(name: str) -> tuple[Version, str]:
 
 def stamp_for(name: str, version: Version, executable: str) -> str:
     """What the environment was made from; another text means that it has to be made again."""
-    pyproject = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    return json.dumps([REQUIREMENTS[name], list(version), executable, str(ROOT), pyproject])
+    # The tools' settings come last in pyproject.toml, and change nothing in the environment.
+    metadata = (ROOT / "pyproject.toml").read_text().partition("\n[tool.")[0]
+    digest = hashlib.sha256(metadata.encode()).hexdigest()
+    return json.dumps([REQUIREMENTS[name], list(version), executable, str(ROOT), digest])
 
 
 def make(name: str, executable: str, home: Path) -> None:
