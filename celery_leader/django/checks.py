@@ -1,0 +1,83 @@
+"""System checks: what is wrong with the backend that ``CELERY_LEADER_BACKEND`` names, found before a worker starts.
+
+They look at Django's settings, so they see a Celery app that is configured with ``namespace="CELERY"``. They connect
+to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps.config import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
+from django.core.exceptions import ImproperlyConfigured
+
+from celery_leader.backends import open_backend
+from celery_leader.django.options import alias_settings, is_in_memory
+from celery_leader.exceptions import ConfigurationError
+
+_SCHEME = "django-db"
+
+
+def check_backend(
+    app_configs: Sequence[AppConfig] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return what is wrong with ``CELERY_LEADER_BACKEND``, or with the default database when it is not set.
+
+    * ``celery_leader.E001``: it names a database alias that ``DATABASES`` does not have.
+    * ``celery_leader.E002``: its scheme is unknown, the URL is malformed, or a package that it needs is missing.
+    * ``celery_leader.W001``: the store is this process's memory, and ``DEBUG`` is off.
+    * ``celery_leader.W002``: the store is an SQLite database in memory.
+    """
+    url = getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://default"
+    scheme = str(url).partition("://")[0]
+    if scheme == _SCHEME:
+        return _check_alias(database_alias() or "default")
+    if scheme == "memory" and not settings.DEBUG:
+        return [
+            Warning(
+                "CELERY_LEADER_BACKEND is memory://, which no other process can see: every worker leads.",
+                hint="Use redis://… or django-db://default; memory:// is for tests and single-process development.",
+                id="celery_leader.W001",
+            )
+        ]
+    return [] if scheme == "memory" else _check_url(url)
+
+
+def database_alias() -> str | None:
+    """Return the alias of the database in which the project keeps its elections; None if it is another store."""
+    url = str(getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://")
+    scheme, _, alias = url.partition("://")
+    return (alias.rstrip("/") or "default") if scheme == _SCHEME else None
+
+
+def _check_alias(alias: str) -> list[CheckMessage]:
+    try:
+        in_memory = is_in_memory(alias_settings(alias))
+    except ConfigurationError as error:
+        hint = "Set CELERY_LEADER_BACKEND to django-db://<alias> with a key of DATABASES."
+        return [Error(f"CELERY_LEADER_BACKEND: {error}", hint=hint, id="celery_leader.E001")]
+    except ImproperlyConfigured:  # the engine can't be loaded: Django says so itself
+        return []
+    if not in_memory:
+        return []
+    return [
+        Warning(
+            f"Elections are kept in the database {alias!r}, which is an SQLite database in memory: workers can't use "
+            "it.",
+            hint="Give it a file as NAME, or set CELERY_LEADER_BACKEND. In tests this is fine: silence it there.",
+            id="celery_leader.W002",
+        )
+    ]
+
+
+def _check_url(url: Any) -> list[CheckMessage]:
+    try:
+        open_backend(url, options=getattr(settings, "CELERY_LEADER_BACKEND_OPTIONS", None)).close()
+    except ConfigurationError as error:
+        hint = "Use redis://…, rediss://…, sentinel://…, django-db://<alias> or memory://, and install what it needs."
+        return [Error(f"CELERY_LEADER_BACKEND: {error}", hint=hint, id="celery_leader.E002")]
+    return []

@@ -1,0 +1,87 @@
+"""Columns that mean the same in every database and whatever a project's settings are."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from django.db import models
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models.sql.compiler import SQLCompiler
+
+    # At run time these classes take no parameters.
+    CharField = models.CharField[str, str]
+    DateTimeField = models.DateTimeField[Any, Any]
+else:
+    CharField = models.CharField
+    DateTimeField = models.DateTimeField
+
+
+class ExactCharField(CharField):
+    """Text of which no two values are equal but the same: MySQL by default takes "Tick" for "tick"."""
+
+    def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
+        """Compare byte by byte on MySQL and MariaDB; the others do so anyway."""
+        parameters = super().db_parameters(connection)
+        if connection.vendor == "mysql":
+            parameters["collation"] = "utf8mb4_bin"
+        return parameters
+
+
+class UtcDateTimeField(DateTimeField):
+    """A moment, to the microsecond: aware and in UTC in Python, UTC in the database.
+
+    Django's own field follows ``USE_TZ``, ``TIME_ZONE`` and the alias's ``TIME_ZONE``: with some of them it writes
+    local times, which name two moments in one hour of each year.
+    """
+
+    def get_prep_value(self, value: Any) -> Any:
+        """Return *value*, a moment, unchanged; a naive one is UTC."""
+        value = self.to_python(value)
+        return value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) and not value.tzinfo else value
+
+    def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
+        """Return *value* as the database takes it: aware for PostgreSQL, naive UTC for the others."""
+        value = value if prepared else self.get_prep_value(value)
+        if not isinstance(value, datetime) or connection.vendor == "postgresql":
+            return value
+        return str(value.astimezone(timezone.utc).replace(tzinfo=None))
+
+    def from_db_value(
+        self, value: datetime | None, expression: object, connection: BaseDatabaseWrapper
+    ) -> datetime | None:
+        """Return the moment that the database holds, undoing what Django made of it on the way."""
+        if value is None or connection.vendor != "postgresql":
+            return value and value.replace(tzinfo=timezone.utc)
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=ZoneInfo(connection.timezone_name))
+        return value.astimezone(timezone.utc)
+
+
+class DatabaseNow(models.Func):
+    """The database's clock at the moment the statement runs.
+
+    Not ``Now()``: on MySQL that is local time of the session, which Django then reads as UTC; on PostgreSQL it
+    stands still in a transaction.
+    """
+
+    arity = 0
+
+    def __init__(self) -> None:
+        """Take no argument."""
+        super().__init__(output_field=UtcDateTimeField())
+
+    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        """Return PostgreSQL's."""
+        return self.as_sql(compiler, connection, template="CLOCK_TIMESTAMP()", **context)
+
+    def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        """Return MySQL's and MariaDB's."""
+        return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
+
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        """Return SQLite's, in milliseconds."""
+        return self.as_sql(compiler, connection, template="STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')", **context)

@@ -1,0 +1,190 @@
+"""The claims of an election's beat as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from django.db import connections, transaction
+
+from celery_leader.django.models import LedgerTerm, PeriodicRun
+from celery_leader.exceptions import LeadershipLost, RecordNotFound
+from celery_leader.ledger import Claim, Tick
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from celery_leader.django.connection import OwnConnection
+
+#: How many entries one statement names: SQLite admits 999 parameters.
+_BATCH = 500
+
+_WRITTEN = ["due_at", "token", "task_id", "run_count", "claimed_at", "schedule", "sent"]
+
+
+class DjangoLedger:
+    """Rows of :class:`~celery_leader.django.models.PeriodicRun`, one an entry.
+
+    Every call is one short transaction that first locks the election's
+    :class:`~celery_leader.django.models.LedgerTerm`, so calls of one election follow one another and a stale term is
+    refused whatever it had read before.
+    """
+
+    def __init__(self, connection: OwnConnection, name: str, election: str) -> None:
+        """Take the rows of *name* (the election's, with its prefix) on *connection*, which becomes the ledger's own."""
+        self._connection = connection
+        self._name = name
+        self._election = election
+
+    def open(self, token: int) -> Mapping[str, Claim]:
+        """See :meth:`celery_leader.ledger.Ledger.open`."""
+        return self._connection.run(partial(self._open, token))
+
+    def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
+        """See :meth:`celery_leader.ledger.Ledger.claim`."""
+        return self._connection.run(partial(self._claim, token, list(claims)))
+
+    def confirm(self, token: int, claims: Iterable[Claim]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.confirm`."""
+        self._connection.run(partial(self._confirm, token, list(claims)))
+
+    def restore(self, token: int, claims: Iterable[Claim]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.restore`."""
+        self._connection.run(partial(self._restore, token, list(claims)))
+
+    def forget(self, token: int, entries: Iterable[str]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.forget`."""
+        self._connection.run(partial(self._forget, token, list(entries)))
+
+    def describe(self) -> str:
+        """Return where the claims are, for logs: no passwords."""
+        return f"{self._connection.describe()}/{self._name}"
+
+    def close(self) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.close`."""
+        self._connection.close()
+
+    # -- transactions ------------------------------------------------------------------------------------------
+
+    def _open(self, token: int, using: str) -> dict[str, Claim]:
+        with self._locked(token, using) as opened:
+            self._move_term(token, opened, using)
+            return {run.entry: self._as_claim(run) for run in self._runs(using)}
+
+    def _claim(self, token: int, claims: list[Claim], using: str) -> list[bool]:
+        with self._locked(token, using) as opened:
+            self._require_opened(token, opened)
+            return self._store_later(token, claims, using)
+
+    def _confirm(self, token: int, claims: list[Claim], using: str) -> None:
+        due = {claim.tick.entry: claim.tick.due_at for claim in claims}
+        with self._locked(token, using) as opened:
+            self._require_opened(token, opened)
+            for entries in _batches(due):
+                stored = self._runs(using).filter(entry__in=entries).values_list("pk", "entry", "due_at")
+                last = [key for key, entry, due_at in stored if due_at == due[entry]]
+                self._runs(using).filter(pk__in=last).update(sent=True)
+
+    def _restore(self, token: int, claims: list[Claim], using: str) -> None:
+        with self._locked(token, using) as opened:
+            self._move_term(token, opened, using)
+            self._store_later(token, claims, using)
+
+    def _forget(self, token: int, entries: list[str], using: str) -> None:
+        with self._locked(token, using):
+            for batch in _batches(entries):
+                self._runs(using).filter(entry__in=batch).delete()
+
+    # -- the term ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self, token: int, using: str) -> Iterator[int | None]:
+        """Open a transaction in which no other term can open the ledger; yield the term that has it open.
+
+        Raises:
+            LeadershipLost: It is a later one than *token*.
+        """
+        with transaction.atomic(using=using, durable=True):
+            term = LedgerTerm.objects.using(using).select_for_update().filter(pk=self._name)
+            opened = term.values_list("token", flat=True).first()
+            if opened is not None and token < opened:
+                raise LeadershipLost(
+                    f"Election {self._election!r}: the ledger was opened by token {opened}; {token} is over"
+                )
+            yield opened
+
+    def _require_opened(self, token: int, opened: int | None) -> None:
+        if opened != token:
+            raise RecordNotFound(f"Election {self._election!r}: the ledger was not opened by token {token}")
+
+    def _move_term(self, token: int, opened: int | None, using: str) -> None:
+        if opened is None:
+            LedgerTerm.objects.using(using).bulk_create([LedgerTerm(election=self._name, token=token)])
+        elif opened != token:
+            LedgerTerm.objects.using(using).filter(pk=self._name).update(token=token)
+
+    # -- rows --------------------------------------------------------------------------------------------------
+
+    def _runs(self, using: str) -> QuerySet[PeriodicRun]:
+        runs: QuerySet[PeriodicRun] = PeriodicRun.objects.using(using)
+        return runs.filter(election=self._name)
+
+    def _store_later(self, token: int, claims: list[Claim], using: str) -> list[bool]:
+        """Store those of *claims* that are later than their entry's last; return for each whether it is."""
+        last = {}
+        for entries in _batches({claim.tick.entry for claim in claims}):
+            last.update(self._runs(using).filter(entry__in=entries).values_list("entry", "due_at"))
+        later: dict[str, Claim] = {}
+        results = []
+        for claim in claims:
+            entry, due_at = claim.tick.entry, claim.tick.due_at
+            is_later = entry not in last or last[entry] < due_at
+            if is_later:
+                later[entry], last[entry] = claim, due_at
+            results.append(is_later)
+        self._write([self._as_run(token, claim) for claim in later.values()], using)
+        return results
+
+    @staticmethod
+    def _write(runs: list[PeriodicRun], using: str) -> None:
+        """Insert *runs* or overwrite those of the same entries, in as few statements as the database allows."""
+        has_target = connections[using].features.supports_update_conflicts_with_target
+        PeriodicRun.objects.using(using).bulk_create(
+            runs,
+            batch_size=_BATCH,
+            update_conflicts=True,
+            update_fields=_WRITTEN,
+            unique_fields=["election", "entry"] if has_target else None,
+        )
+
+    def _as_run(self, token: int, claim: Claim) -> PeriodicRun:
+        return PeriodicRun(
+            election=self._name,
+            entry=claim.tick.entry,
+            due_at=claim.tick.due_at,
+            token=token,
+            task_id=claim.task_id,
+            run_count=claim.run_count,
+            claimed_at=claim.claimed_at,
+            schedule=claim.schedule,
+            sent=claim.sent,
+        )
+
+    def _as_claim(self, run: PeriodicRun) -> Claim:
+        return Claim(
+            tick=Tick(self._election, run.entry, run.due_at),
+            task_id=run.task_id,
+            run_count=run.run_count,
+            claimed_at=run.claimed_at,
+            schedule=run.schedule,
+            sent=run.sent,
+        )
+
+
+def _batches(entries: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(entries)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

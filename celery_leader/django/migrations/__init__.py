@@ -1,0 +1,3 @@
+"""Migrations: additive only."""
+
+from __future__ import annotations

@@ -1,0 +1,124 @@
+"""How our own connection to an alias differs from the application's: autocommit, read committed, and timeouts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.utils import load_backend
+
+from celery_leader.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+#: The share of a call's time after which the server gives up: before the caller does, so that the error tells why.
+_SERVER_SHARE = 0.8
+
+
+def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[str, Any]:
+    """Return the settings of our own connection to *alias*, from those that the alias has now.
+
+    Args:
+        alias: A key of ``DATABASES``.
+        timeout: The longest (seconds) that one call may take.
+        server_timeouts: Whether the server is asked to give up by itself. Some connection poolers refuse that.
+
+    Raises:
+        ConfigurationError: There is no such alias, or it is an SQLite database in memory.
+    """
+    values = alias_settings(alias)
+    wrapper_class = load_backend(values["ENGINE"]).DatabaseWrapper
+    if wrapper_class.vendor not in _ADAPTERS:
+        raise ConfigurationError(
+            f"django-db://{alias} is a {wrapper_class.display_name} database. "
+            "Elections can be kept in PostgreSQL, MySQL, MariaDB and SQLite."
+        )
+    if is_in_memory(values):
+        raise ConfigurationError(
+            f"django-db://{alias} is an SQLite database in memory, which no other process can see. Give the alias "
+            "a file as NAME, or use memory:// in tests."
+        )
+    options = _ADAPTERS[wrapper_class.vendor](dict(values.get("OPTIONS") or {}), timeout, server_timeouts)
+    return {
+        **values,
+        "ATOMIC_REQUESTS": False,
+        "AUTOCOMMIT": True,
+        "CONN_HEALTH_CHECKS": False,
+        "CONN_MAX_AGE": None,
+        "OPTIONS": options,
+        "TIME_ZONE": None,
+    }
+
+
+def alias_settings(alias: str) -> dict[str, Any]:
+    """Return what ``DATABASES`` says of *alias*.
+
+    Raises:
+        ConfigurationError: Nothing, or something that Django can't use.
+    """
+    try:
+        return connections.settings[alias]  # type: ignore[no-any-return]
+    except KeyError:
+        known = ", ".join(sorted(connections.settings))
+        raise ConfigurationError(
+            f"django-db://{alias} names a database alias that DATABASES does not have. It has: {known}."
+        ) from None
+    except ImproperlyConfigured as error:
+        raise ConfigurationError(f"django-db://{alias} can't be used: {error}") from error
+
+
+def is_in_memory(values: dict[str, Any]) -> bool:
+    """Return whether *values* are the settings of an SQLite database in memory."""
+    backend = load_backend(values["ENGINE"])
+    return backend.DatabaseWrapper.vendor == "sqlite" and bool(backend.DatabaseWrapper(values, "").is_in_memory_db())
+
+
+def session_statement(wrapper: BaseDatabaseWrapper, timeout: float) -> str:
+    """Return the statement that sets what can't be set when connecting; empty where there is none.
+
+    A process that stops in the middle of a takeover must not keep its row locked for ever: MariaDB has a limit for
+    idle transactions, MySQL one for idle sessions (the next call connects again).
+    """
+    if wrapper.vendor != "mysql":
+        return ""
+    seconds = max(1, int(timeout * _SERVER_SHARE))
+    idle = "idle_transaction_timeout" if getattr(wrapper, "mysql_is_mariadb", False) else "wait_timeout"
+    return (
+        f"SET SESSION innodb_lock_wait_timeout = {seconds}, SESSION lock_wait_timeout = {seconds}, "
+        f"SESSION {idle} = {max(1, math.ceil(timeout))}"
+    )
+
+
+def _postgresql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
+    options.pop("pool", None)  # all of it may be lent out to tasks
+    options.pop("isolation_level", None)
+    milliseconds = max(1, int(timeout * 1000 * _SERVER_SHARE))
+    own = {"statement_timeout": milliseconds, "lock_timeout": milliseconds}
+    own["idle_in_transaction_session_timeout"] = max(1, int(timeout * 1000))
+    words = [f"-c {name}={value}" for name, value in own.items()] if server_timeouts else []
+    words += ["-c default_transaction_isolation=read\\ committed"] if server_timeouts else []
+    text = " ".join([options.get("options", ""), *words]).strip()
+    return {
+        **options,
+        **({"options": text} if text else {}),
+        "connect_timeout": max(1, int(timeout)),
+        "tcp_user_timeout": milliseconds,
+    }
+
+
+def _mysql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
+    seconds = max(1, math.ceil(timeout))
+    limits = dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout"), seconds)
+    return {**options, **limits, "isolation_level": "read committed"}
+
+
+def _sqlite(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
+    # A transaction that reads first and writes later fails at once when another wrote meanwhile, unless it says at
+    # its beginning that it will write.
+    return {**options, "timeout": timeout * _SERVER_SHARE, "transaction_mode": "IMMEDIATE"}
+
+
+_ADAPTERS = {"postgresql": _postgresql, "mysql": _mysql, "sqlite": _sqlite}
