@@ -43,11 +43,9 @@ def setup(app: Celery) -> Celery:
 
 def _worker_options() -> list[CeleryOption]:
     return [
+        CeleryOption(("--without-leader",), is_flag=True, help_group=_HELP_GROUP, help="Take part in no election."),
         CeleryOption(
-            ("--without-leader",), is_flag=True, help_group=_HELP_GROUP, help="Take part in no election."
-        ),
-        CeleryOption(
-            ("--leader-beat",), is_flag=True, help_group=_HELP_GROUP, help="Run a beat that sends while this worker leads."
+            ("--leader-beat",), is_flag=True, help_group=_HELP_GROUP, help="Run a beat, which sends while it leads."
         ),
     ]
 

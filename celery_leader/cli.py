@@ -96,7 +96,8 @@ def render_status(report: dict[str, Any]) -> str:
     """Return *report* as a table for a terminal."""
     rows = [_COLUMNS, *(_row(election) for election in report["elections"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _row(election: dict[str, Any]) -> tuple[str, ...]:

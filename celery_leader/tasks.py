@@ -47,7 +47,9 @@ def leader_only(*, election: str = ..., on_follower: str = ...) -> Callable[[Fun
 def leader_only(
     function: Function | None = None, *, election: str = DEFAULT_ELECTION, on_follower: str = "forward"
 ) -> Function | Callable[[Function], Function]:
-    """Let a task run on the leader only. Stands below ``@app.task``::
+    """Let a task run on the leader only.
+
+    It stands below ``@app.task``::
 
         @app.task
         @leader_only
@@ -86,7 +88,8 @@ def leader_queue(app: Celery, election: str) -> Queue:
     (Celery before 5.7).
     """
     name = LeaderSettings.from_conf(app.conf).queue_name(election)
-    return app.amqp.Queues(app.conf.task_queues, create_missing=True)[name]
+    queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[name]
+    return queue
 
 
 class LeaderRouter:
@@ -154,7 +157,7 @@ def _turn_away(task: Task, mark: LeaderOnly) -> None:
         raise _GoBack(f"{task.name}[{task.request.id}]: not the leader of {mark.election!r} any more", requeue=True)
     if mark.on_follower == "raise":
         raise NotLeader(
-            f"{task.name}[{task.request.id}] is reserved for the leader of {mark.election!r}, and this worker is not it."
+            f"{task.name}[{task.request.id}] is reserved for the leader of {mark.election!r}; this worker is not it."
         )
     if mark.on_follower == "skip":
         logger.info("%s[%s] skipped: this worker does not lead %r", task.name, task.request.id, mark.election)

@@ -117,7 +117,7 @@ def _race(count: int, action: Callable[[int], object]) -> list[object]:
         barrier.wait(10)
         try:
             results[index] = action(index)
-        except Exception as error:  # the caller looks at it
+        except Exception as error:  # noqa: BLE001  # the caller looks at it
             results[index] = error
 
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
@@ -218,7 +218,11 @@ class LockContract:
         stored = locks[0].create(sample_record())
         for _ in range(5):
             seen = stored
-            results = _race(8, lambda index: locks[index].update(sample_record(holder_identity=f"c{index}"), seen))
+
+            def update(index: int, seen: StoredRecord = seen) -> StoredRecord:
+                return locks[index].update(sample_record(holder_identity=f"c{index}"), seen)
+
+            results = _race(8, update)
             stored = _assert_one_winner(results)
             assert self.make_lock().get() == stored
 
@@ -246,8 +250,12 @@ class LockContract:
         stored = leader.create(sample_record())
         follower.wait(0.05)  # from the first wait on it listens
         heard = threading.Event()
-        waiter = threading.Thread(target=lambda: (follower.wait(30), heard.set()), daemon=True)
-        waiter.start()
+
+        def listen() -> None:
+            follower.wait(30)
+            heard.set()
+
+        threading.Thread(target=listen, daemon=True).start()
         for _ in range(50):  # listening may begin a moment after wait() does
             stored = leader.update(replace(stored.record, holder_identity=""), stored)
             stored = leader.update(replace(stored.record, holder_identity="a"), stored)

@@ -36,7 +36,7 @@ def open_backend(
     Raises:
         ConfigurationError: The URL's scheme is unknown, the URL is malformed, or what it needs is not installed.
     """
-    scheme = urlsplit(url).scheme if isinstance(url, str) else ""
+    scheme = urlsplit(str(url)).scheme
     if scheme not in _FACTORIES:
         known = ", ".join(f"{name}://" for name in _FACTORIES)
         raise ConfigurationError(f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}.")

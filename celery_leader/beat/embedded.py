@@ -19,9 +19,7 @@ class EmbeddedBeat:
         """Prepare a scheduler of the class that ``leader_beat_scheduler`` names."""
         scheduler_class = leader_scheduler(campaign.settings.beat_scheduler)
         self._app = app
-        self._scheduler = scheduler_class(
-            app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename
-        )
+        self._scheduler = scheduler_class(app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
         #: Whether a tick is under way.

@@ -346,7 +346,7 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
     Args:
         base: A scheduler class, or its dotted path.
     """
-    base_class = symbol_by_name(base)
+    base_class: type[Any] = symbol_by_name(base)
     if issubclass(base_class, LeaderMixin):
         return base_class
     return type(f"Leader{base_class.__name__}", (LeaderMixin, base_class), {"__module__": __name__})

@@ -80,5 +80,6 @@ _DURATIONS = ("lease_duration", "renew_deadline", "retry_period", "jitter_factor
 
 
 def _is_positive(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type]  # mypy can't follow the flag
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value > 0

@@ -213,7 +213,8 @@ class LeaderElector:
     def _attempt(self) -> StoredRecord | None:
         """Write what the rules allow; return what the store then holds, or None when it is not ours to write."""
         if self.candidacy is Candidacy.OBSERVE:
-            return self._only_look()
+            self._only_look()
+            return None
         if self._trust and self._observed and self._is_mine(self._observed.stored.record):
             try:
                 return self._renew(self._observed.stored)
@@ -281,9 +282,7 @@ class LeaderElector:
         except LockUnavailable as error:
             return self._read_back(record, previous, error)
 
-    def _read_back(
-        self, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable
-    ) -> StoredRecord:
+    def _read_back(self, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable) -> StoredRecord:
         """Find out whether a write without an answer happened: only if the store holds it, and did not before.
 
         Our name and token alone don't tell: an earlier renewal's record has them too, and followers measure from
@@ -323,9 +322,7 @@ class LeaderElector:
     def _is_mine(self, record: ElectionRecord) -> bool:
         term = self._term
         return (
-            term is not None
-            and record.holder_identity == term.identity
-            and record.fencing_token == term.fencing_token
+            term is not None and record.holder_identity == term.identity and record.fencing_token == term.fencing_token
         )
 
     def _is_taken(self) -> bool:

@@ -40,7 +40,7 @@ class Observers:
 
     def join(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds for each observer to have heard all; return whether all have."""
-        return all([queue.idle.wait(timeout) for queue in self._queues])
+        return all(queue.idle.wait(timeout) for queue in self._queues)
 
 
 class _Queue:

@@ -74,7 +74,7 @@ class ElectorThread:
             self._interrupt()
 
     def drain(self) -> None:
-        """Acquire nothing any more, renew while guarded work runs, and release as soon as none does. Returns at once."""
+        """Acquire nothing any more, renew while guarded work runs, release as soon as none does. Returns at once."""
         self._draining.set()
         self.wake()
 

@@ -33,7 +33,7 @@ class WorkerRefused(ConfigurationError, click.ClickException):
         click.ClickException.__init__(self, message)
 
 
-class LeaderStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+class LeaderStep(bootsteps.StartStopStep):
     """Contends in the elections of a worker."""
 
     label = "Leader"
@@ -68,7 +68,7 @@ class LeaderStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         return {"leader": worker.leader.status()} if worker.leader else {}
 
 
-class EmbeddedBeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class EmbeddedBeatStep(bootsteps.StartStopStep):
     """Runs a beat in a thread of the worker; the leader's sends."""
 
     label = "Leader beat"
@@ -85,7 +85,7 @@ class EmbeddedBeatStep(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.leader.beat.start()
 
 
-class LeaderQueueStep(bootsteps.StartStopStep):  # type: ignore[misc]
+class LeaderQueueStep(bootsteps.StartStopStep):
     """Consumes the leader's queues while a term lasts, and ends the election when the worker ends."""
 
     label = "Leader queue"

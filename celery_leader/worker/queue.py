@@ -79,7 +79,8 @@ def runs_guarded_work(election: str) -> bool:
 
     One that the pool has but has not begun counts: it may begin at any moment, until it sees that it may not.
     """
-    with_pool = {request for request in _copy(worker_state.reserved_requests) if request._apply_result is not None}
+    reserved = _copy(worker_state.reserved_requests)
+    with_pool = {request for request in reserved if request._apply_result is not None}  # noqa: SLF001  # nothing public tells
     requests = with_pool.union(_copy(worker_state.active_requests))
     return any(mark.election == election for request in requests if (mark := mark_of(request.task)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+
 from celery_leader.election import Candidacy
 
 #: A main loop that has not turned for this long (seconds), or for a lease if that is longer, is frozen.
@@ -48,4 +49,3 @@ class Readiness:
             return Candidacy.OBSERVE
         frozen = self._watches_loop and time.monotonic() - self._last_turn > self._max_age
         return Candidacy.OBSERVE if frozen else Candidacy.CONTEND
-
