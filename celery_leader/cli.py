@@ -54,7 +54,7 @@ def read_status(app: Any) -> dict[str, Any]:
     from celery_leader.leadership.campaign import backend_of  # the celery command imports this module each time
     from celery_leader.settings import LeaderSettings
 
-    settings = LeaderSettings.from_conf(app.conf)
+    settings = LeaderSettings.from_app(app)
     backend = backend_of(settings, app.main)
     try:
         elections = [_read_election(backend, name) for name in settings.all_elections]

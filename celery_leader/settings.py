@@ -39,13 +39,14 @@ class LeaderSettings:
     eligible: bool = True
 
     @classmethod
-    def from_conf(cls, conf: Any) -> LeaderSettings:
-        """Read and check the settings of *conf*, an app's configuration.
+    def from_app(cls, app: Any) -> LeaderSettings:
+        """Read and check the settings of *app*, a Celery app.
 
         Raises:
             ConfigurationError: A key is unknown, a value has the wrong type, or a timing is impossible.
         """
-        values = _leader_values(conf)
+        app.conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
+        values = _leader_values(app.conf)
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ConfigurationError(

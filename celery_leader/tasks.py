@@ -87,7 +87,7 @@ def leader_queue(app: Celery, election: str) -> Queue:
     A registry of its own answers, because the app's would make every worker consume whatever is looked up in it
     (Celery before 5.7).
     """
-    name = LeaderSettings.from_conf(app.conf).queue_name(election)
+    name = LeaderSettings.from_app(app).queue_name(election)
     queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[name]
     return queue
 

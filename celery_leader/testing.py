@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from celery_leader.election import ElectionRecord, Lock, StoredRecord
+from celery_leader.election import ElectionRecord, Lock, StoredRecord, SystemClock, Term, Trust, new_identity
 from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
+from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.state import registered
 from celery_leader.ledger import Claim, Ledger, Tick
 
 
@@ -99,6 +102,23 @@ class ScriptedLock:
             raise answer
         result: StoredRecord = answer(*arguments) if callable(answer) else answer
         return result
+
+
+@contextmanager
+def forced_leader(election: str = "default", *, fencing_token: int = 1) -> Iterator[Term]:
+    """Let this process lead *election* for a while, without a worker or a store: for tests of applications.
+
+    Args:
+        election: The only election that this process takes part in meanwhile.
+        fencing_token: The token of the term.
+    """
+    term = Term(election, new_identity("forced"), fencing_token)
+    now = SystemClock().monotonic()
+    cell = Cell.create()
+    cell.publish(Trust(term, renewed_at=now, until=now + 3600))
+    cell.publish_leader(term.identity)
+    with registered({election: cell}):
+        yield term
 
 
 def sample_record(**changes: Any) -> ElectionRecord:

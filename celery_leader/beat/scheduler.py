@@ -67,7 +67,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         self._own_campaign: Campaign | None = None
         self._termination: _Termination | None = None
         try:
-            settings = LeaderSettings.from_conf(app.conf)
+            settings = LeaderSettings.from_app(app)
             if lazy:
                 check_backend(settings, app.main)  # celery beat asks for the banner first: refuse before it
             elif campaign is None:

@@ -136,7 +136,7 @@ class WorkerLeadership:
             ConfigurationError: A setting is wrong, or the store can't be used.
         """
         app = worker.app
-        settings = LeaderSettings.from_conf(app.conf)
+        settings = LeaderSettings.from_app(app)
         check_backend(settings, app.main)
         self.beat: EmbeddedBeat | None = None
         with_beat = with_beat or settings.beat

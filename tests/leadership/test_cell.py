@@ -1,0 +1,132 @@
+"""The page of shared memory: what one process writes, every other reads whole, and time ends it."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from celery_leader.election import Term, Trust
+from celery_leader.election.clock import boot_time_ns
+from celery_leader.leadership.cell import Cell
+
+
+def trust(seconds: float = 60.0, token: int = 7, identity: str = "me") -> Trust:
+    """Return a trust that ends *seconds* from now."""
+    now = boot_time_ns() / 1e9
+    return Trust(Term("default", identity, token), renewed_at=now, until=now + seconds)
+
+
+def in_child(question: object) -> bytes:
+    """Fork, and return what the child says."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, repr(question()).encode())  # type: ignore[operator]
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(pid, 0)
+    return said
+
+
+def test_a_new_cell_says_no() -> None:
+    """Nobody leads before the first election."""
+    cell = Cell.create()
+    assert not cell.is_leader()
+    assert cell.term() is None
+    assert cell.leader() == ""
+
+
+def test_what_is_published_is_read() -> None:
+    """Term and leader, with a token above 2**53 and names beyond ASCII."""
+    cell = Cell.create()
+    cell.publish(trust(token=2**60 + 1, identity="celery@wéb/1/x"))
+    cell.publish_leader("celery@wéb/1/x")
+    assert cell.is_leader()
+    assert cell.term() == Term("default", "celery@wéb/1/x", 2**60 + 1)
+    assert cell.leader() == "celery@wéb/1/x"
+
+
+def test_time_ends_a_trust_that_nobody_ended() -> None:
+    """A main process that is paused can't clear the page: the deadline does."""
+    cell = Cell.create()
+    cell.publish(trust(seconds=-0.001))
+    assert not cell.is_leader()
+    assert cell.term() is None
+
+
+def test_the_end_of_a_trust_is_seen_at_once() -> None:
+    """None ends it."""
+    cell = Cell.create()
+    cell.publish(trust())
+    cell.publish(None)
+    assert not cell.is_leader()
+
+
+def test_a_closing_cell_leads_but_accepts_no_work() -> None:
+    """While guarded work drains the lease is still held."""
+    cell = Cell.create()
+    cell.publish(trust())
+    assert cell.accepts_work()
+    cell.close_to_new_work()
+    assert cell.is_leader()
+    assert not cell.accepts_work()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_children_see_later_writes() -> None:
+    """Memory is shared from before the fork."""
+    cell = Cell.create()
+    assert in_child(cell.is_leader) == b"False"
+    cell.publish(trust(token=9))
+    assert in_child(lambda: cell.term().fencing_token) == b"9"  # type: ignore[union-attr]
+
+
+def test_another_process_attaches_to_the_file() -> None:
+    """Spawned children find the page by its path; it goes with its worker."""
+    cell = Cell.create(in_file=True)
+    assert cell.path
+    other = Cell.attach(cell.path)
+    cell.publish(trust(token=11))
+    term = other.term()
+    assert term
+    assert term.fencing_token == 11
+    cell.unlink()
+    assert not cell.path.exists()
+
+
+def test_no_reader_ever_sees_half_a_write() -> None:
+    """Identity and token of a term belong together, however fast terms change."""
+    cell = Cell.create()
+    stop = threading.Event()
+
+    def write() -> None:
+        token = 0
+        while not stop.is_set():
+            token += 1
+            cell.publish(trust(token=token, identity=str(token) * 20))
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        terms = [cell.term() for _ in range(20_000)]
+    finally:
+        stop.set()
+        writer.join(5)
+    seen = [term for term in terms if term]
+    assert len({term.fencing_token for term in seen}) > 10
+    assert all(term.identity == str(term.fencing_token) * 20 for term in seen)
+
+
+def test_a_damaged_page_is_nobodys_leadership() -> None:
+    """A writer killed half-way, or anything else: readers neither spin nor raise."""
+    cell = Cell.create()
+    cell.publish(trust())
+    cell._memory[24:] = b"\xff" * (len(cell._memory) - 24)
+    assert cell.term() is None
+    assert cell.leader() == ""

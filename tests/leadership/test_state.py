@@ -1,0 +1,59 @@
+"""What application code asks, and what it is told where there is nothing to tell."""
+
+from __future__ import annotations
+
+import pytest
+
+import celery_leader
+from celery_leader.election import SystemClock, Term, Trust
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership import state
+from celery_leader.leadership.cell import Cell
+from celery_leader.testing import forced_leader
+
+
+def test_a_process_outside_every_election_does_not_lead() -> None:
+    """A web process asks and gets an answer."""
+    assert celery_leader.is_leader() is False
+    assert celery_leader.current_term() is None
+    assert celery_leader.fencing_token() is None
+    assert celery_leader.get_leader() == ""
+
+
+def test_tests_of_applications_can_lead() -> None:
+    """``forced_leader`` gives a term for a while."""
+    with forced_leader("reports", fencing_token=42) as term:
+        assert celery_leader.is_leader("reports")
+        assert celery_leader.current_term("reports") == term
+        assert celery_leader.fencing_token("reports") == 42
+        assert celery_leader.get_leader("reports") == term.identity
+    assert not celery_leader.is_leader("reports")
+
+
+def test_an_election_that_nobody_configured_is_an_error() -> None:
+    """A typing error must not look like "another one leads"."""
+    with forced_leader("default"), pytest.raises(ConfigurationError, match="'defualt'.*only in default"):
+        celery_leader.is_leader("defualt")
+
+
+def test_a_guarded_task_keeps_the_term_it_was_started_in() -> None:
+    """Its token must not become a later one while it runs."""
+    with forced_leader(fencing_token=1) as term, state.in_term(term):
+        with forced_leader(fencing_token=2):
+            assert celery_leader.fencing_token() == 1
+    with forced_leader(fencing_token=2):
+        assert celery_leader.fencing_token() == 2
+
+
+def test_spawned_children_find_their_workers_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are named in the environment; a worker that is gone leaves nobody leading."""
+    cell = Cell.create(in_file=True)
+    monkeypatch.setattr(state, "_cells", None)
+    monkeypatch.setenv(state.CELLS_VARIABLE, f'{{"default": "{cell.path}"}}')
+    now = SystemClock().monotonic()
+    cell.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
+    assert celery_leader.is_leader()
+    cell.unlink()
+    monkeypatch.setattr(state, "_cells", None)
+    assert not celery_leader.is_leader()
+

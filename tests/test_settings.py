@@ -1,0 +1,118 @@
+"""The ``leader_*`` settings: what is read, and what stops a worker at its start."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.settings import LeaderSettings
+
+
+def settings_of(**conf: Any) -> LeaderSettings:
+    """Return the settings of an app configured with *conf*."""
+    app = Celery("proj", set_as_current=False)
+    app.conf.update({"leader_backend": "memory://", **conf})
+    return LeaderSettings.from_app(app)
+
+
+def test_defaults_are_client_gos() -> None:
+    """15, 10 and 2 seconds, one election, release at the end."""
+    settings = settings_of()
+    assert (settings.lease_duration, settings.renew_deadline, settings.retry_period) == (15, 10, 2)
+    assert list(settings.elections) == ["default"]
+    assert settings.release_on_cancel
+    assert not settings.beat
+
+
+def test_values_of_the_app_are_read() -> None:
+    """Lower-case keys on ``app.conf``."""
+    settings = settings_of(leader_lease_duration=30, leader_elections=["default", "reports"], leader_beat=True)
+    assert settings.election("reports", identity="me").lease_duration == 30
+    assert settings.beat
+
+
+def test_values_of_django_settings_are_read() -> None:
+    """Upper-case keys behind the namespace; keys of others that only look alike are left alone."""
+
+    class Settings:
+        CELERY_LEADER_BACKEND = "memory://"
+        CELERY_LEADER_RETRY_PERIOD = 1
+        LEADER_BOARD = "of a game"
+
+    app = Celery("proj", set_as_current=False)
+    app.config_from_object(Settings, namespace="CELERY")
+    settings = LeaderSettings.from_app(app)
+    assert (settings.backend, settings.retry_period) == ("memory://", 1)
+
+
+def test_an_election_may_have_durations_of_its_own() -> None:
+    """A mapping overrides what all share."""
+    settings = settings_of(leader_elections={"default": {}, "slow": {"lease_duration": 60}})
+    assert settings.election("slow", identity="me").lease_duration == 60
+    assert settings.election("default", identity="me").lease_duration == 15
+
+
+@pytest.mark.parametrize(
+    ("conf", "said"),
+    [
+        ({"leader_lease": 15}, ["leader_lease", "leader_lease_duration"]),
+        ({"leader_lease_duration": 5}, ["lease_duration must be longer than renew_deadline", "5 s and 10 s"]),
+        ({"leader_retry_period": 9}, ["renew_deadline must be longer than jitter_factor", "10 s", "9 s"]),
+        ({"leader_lease_duration": float("inf")}, ["lease_duration", "inf"]),
+        ({"leader_retry_period": 0}, ["retry_period", "0"]),
+        ({"leader_renew_deadline": "10"}, ["leader_renew_deadline", "'10'"]),
+        ({"leader_beat": "yes"}, ["leader_beat", "'yes'"]),
+        ({"leader_backend": 5}, ["leader_backend", "5"]),
+        ({"leader_backend_options": []}, ["leader_backend_options", "mapping"]),
+        ({"leader_elections": "default"}, ["leader_elections", "names"]),
+        ({"leader_elections": []}, ["leader_elections"]),
+        ({"leader_elections": {"a": {"lease": 1}}}, ["leader_elections['a']", "lease"]),
+        ({"leader_elections": {"a": {"lease_duration": 1}}}, ["'a'", "1 s and 10 s"]),
+    ],
+)
+def test_what_can_not_work_is_refused(conf: dict[str, Any], said: list[str]) -> None:
+    """One message that names the setting, the value and the rule."""
+    with pytest.raises(ConfigurationError) as caught:
+        settings_of(**conf)
+    for words in said:
+        assert words in str(caught.value)
+
+
+def test_a_backend_must_be_named_without_django(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no store to guess."""
+    monkeypatch.delitem(sys.modules, "django.conf")
+    with pytest.raises(ConfigurationError, match="leader_backend is not set"):
+        settings_of(leader_backend=None)
+
+
+def test_our_django_app_is_backend_enough() -> None:
+    """Installed apps have a database with our tables."""
+    assert settings_of(leader_backend=None).backend == "django-db://default"
+
+
+def test_all_that_is_wrong_with_the_timing_is_told_at_once() -> None:
+    """Nobody mends one value to be told of the next."""
+    with pytest.raises(ConfigurationError, match=r"lease_duration.*renew_deadline.*;.*jitter_factor"):
+        settings_of(leader_lease_duration=1, leader_renew_deadline=1, leader_retry_period=1)
+
+
+def test_beats_of_their_own_hold_an_election_of_their_own() -> None:
+    """A worker without a beat must not win the election that decides who sends."""
+    assert settings_of(leader_beat=False).beat_election == "beat"
+    assert settings_of(leader_beat=True).beat_election == "default"
+
+
+def test_one_call_of_the_store_leaves_room_for_a_second() -> None:
+    """Half of the shortest renew deadline."""
+    assert settings_of(leader_elections={"a": {"renew_deadline": 6}, "b": {}}).io_timeout == 3
+
+
+def test_deployments_share_a_redis_by_the_apps_name() -> None:
+    """An explicit prefix always counts; a database's tables belong to one deployment anyway."""
+    assert settings_of(leader_backend="redis://").store_prefix("proj") == "proj"
+    assert settings_of(leader_backend="django-db://").store_prefix("proj") == ""
+    assert settings_of(leader_backend="django-db://", leader_key_prefix="x").store_prefix("proj") == "x"
