@@ -38,9 +38,8 @@ def test_an_election_that_nobody_configured_is_an_error() -> None:
 
 def test_a_guarded_task_keeps_the_term_it_was_started_in() -> None:
     """Its token must not become a later one while it runs."""
-    with forced_leader(fencing_token=1) as term, state.in_term(term):
-        with forced_leader(fencing_token=2):
-            assert celery_leader.fencing_token() == 1
+    with forced_leader(fencing_token=1) as term, state.in_term(term), forced_leader(fencing_token=2):
+        assert celery_leader.fencing_token() == 1
     with forced_leader(fencing_token=2):
         assert celery_leader.fencing_token() == 2
 
@@ -56,4 +55,3 @@ def test_spawned_children_find_their_workers_cells(monkeypatch: pytest.MonkeyPat
     cell.unlink()
     monkeypatch.setattr(state, "_cells", None)
     assert not celery_leader.is_leader()
-

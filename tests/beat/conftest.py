@@ -1,0 +1,105 @@
+"""A beat in this process: a campaign whose elector is stepped by hand, a broker in memory, a wall clock to turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.transport import memory
+
+from celery_leader.backends.memory import MemoryLedger
+from celery_leader.beat.scheduler import LeaderMixin, leader_scheduler
+from celery_leader.leadership.campaign import Campaign
+from celery_leader.settings import LeaderSettings
+
+START = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
+
+
+@dataclass
+class Wall:
+    """The wall clock of all machines."""
+
+    now: datetime = START
+
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Machine:
+    """One process with a beat."""
+
+    campaign: Campaign
+    scheduler: LeaderMixin
+
+    def lead(self) -> int:
+        """Take the lease, which must be free; return the token."""
+        assert self.campaign.candidates["default"].elector.try_acquire_or_renew()
+        term = self.campaign.candidates["default"].term
+        assert term
+        return term.fencing_token
+
+    def resign(self) -> None:
+        """Give the lease back."""
+        self.campaign.candidates["default"].elector.release()
+
+    def tick_until_idle(self) -> None:
+        """Tick as often as there is something to do at once."""
+        for _ in range(200):
+            if self.scheduler.tick() > 0:
+                return
+        raise AssertionError("the beat finds no rest")
+
+
+@dataclass
+class Fleet:
+    """Any number of such machines on one store and one broker."""
+
+    wall: Wall = field(default_factory=Wall)
+    schedule: dict[str, Any] = field(default_factory=dict)
+    machines: list[Machine] = field(default_factory=list)
+    store: str = "memory://beat-tests"
+
+    def machine(self, base: str = "celery.beat:Scheduler") -> Machine:
+        """Start one more."""
+        app = Celery("proj", broker="memory://", set_as_current=False)
+        app.conf.update(
+            leader_backend=self.store, leader_beat=True, beat_schedule=self.schedule, broker_connection_retry=False
+        )
+        app.now = lambda: self.wall.now
+        campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj")
+        machine = Machine(campaign, leader_scheduler(base)(app=app, campaign=campaign))
+        self.machines.append(machine)
+        return machine
+
+    @property
+    def ledger(self) -> MemoryLedger:
+        """The ledger that all share."""
+        ledger = self.machines[0].campaign.backend.ledger("default")
+        assert isinstance(ledger, MemoryLedger)
+        return ledger
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Take all messages from the broker; return their headers."""
+        messages = []
+        with Celery("reader", broker="memory://", set_as_current=False).connection() as connection:
+            channel = connection.default_channel
+            while message := channel.basic_get("celery", no_ack=True):
+                messages.append(message.headers)
+        return messages
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """An empty store and an empty broker."""
+    fleet = Fleet(store=f"memory://{request.node.nodeid}")
+    memory.Channel.queues.clear()
+    yield fleet
+    for machine in fleet.machines:
+        machine.scheduler.close()
+        machine.campaign.stop()

@@ -1,0 +1,320 @@
+"""The beat: only the leader's sends, each tick once, and none is forgotten."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from unittest import mock
+
+import pytest
+from celery.beat import Scheduler, SchedulingError
+from celery.schedules import crontab
+from kombu.exceptions import OperationalError
+
+from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
+from celery_leader.exceptions import LockUnavailable
+from tests.beat.conftest import START, Fleet, Machine
+
+EVERY_TEN = {"ten": {"task": "t.ten", "schedule": 10.0}}
+EACH_MINUTE = {"minute": {"task": "t.minute", "schedule": crontab()}}
+
+
+def dues(headers: list[dict[str, Any]]) -> list[float]:
+    """Return when the ticks of *headers* were due, in seconds after the start."""
+    return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in headers]
+
+
+def test_a_standby_sends_nothing_and_touches_no_schedule(fleet: Fleet) -> None:
+    """Neither at its start nor in a tick."""
+    fleet.schedule = EVERY_TEN
+    standby = fleet.machine()
+    fleet.wall.advance(60)
+    with mock.patch("celery_leader.beat.scheduler.STANDBY_WAIT", 0.01):
+        assert standby.scheduler.tick() == 0
+    assert fleet.sent() == []
+    assert standby.scheduler.schedule == {}
+    assert dict(fleet.ledger.open(1)) == {}
+
+
+def test_the_leader_sends_what_is_due(fleet: Fleet) -> None:
+    """Each tick names itself: due time, token and an id that follows from both."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    token = leader.lead()
+    leader.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    (headers,) = fleet.sent()
+    assert dues([headers]) == [10]
+    assert headers["leader_token"] == str(token)
+    assert headers["celery_beat_task"] is True
+    claim = fleet.ledger.open(token)["ten"]
+    assert (claim.task_id, claim.sent, claim.run_count) == (headers["id"], True, 1)
+
+
+def test_the_next_leader_goes_on_where_the_last_one_stopped(fleet: Fleet) -> None:
+    """An entry that was due once is not due again, and one that has waited does not start afresh."""
+    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(30)
+    first.tick_until_idle()
+    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
+    second = fleet.machine()
+    first.resign()
+    second.lead()
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(3600 - 30)
+    second.tick_until_idle()
+    hours = [each for each in fleet.sent() if each["task"] == "t.hour"]
+    assert dues(hours) == [3600]
+
+
+@pytest.mark.parametrize("moment", ["before send", "before confirm"])
+def test_a_tick_whose_leader_died_on_it_is_sent_by_the_next(fleet: Fleet, moment: str) -> None:
+    """With the same id, so that whoever looks at ids sees one tick."""
+    fleet.schedule = EVERY_TEN
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+    crash = mock.Mock(side_effect=SystemExit)
+    if moment == "before send":
+        first.scheduler._send = crash
+    else:
+        first.scheduler._confirm = crash
+    with pytest.raises(SystemExit):
+        first.scheduler.tick()
+    sent_by_first = fleet.sent()
+    claimed = fleet.ledger._claims["ten"]
+    second = fleet.machine()
+    first.resign()
+    second.lead()
+    second.tick_until_idle()
+    (headers,) = fleet.sent()
+    assert headers["id"] == claimed.task_id
+    assert {each["id"] for each in sent_by_first} <= {claimed.task_id}
+    second.tick_until_idle()
+    assert fleet.sent() == []
+
+
+def test_a_deposed_leader_claims_and_sends_nothing(fleet: Fleet) -> None:
+    """Even when it was held up between its last look at the clock and the claim."""
+    fleet.schedule = EVERY_TEN
+    old, new = fleet.machine(), fleet.machine()
+    old.lead()
+    old.tick_until_idle()
+    term = old.campaign.candidates["default"].term
+    old.resign()
+    new.lead()
+    new.tick_until_idle()
+    fleet.wall.advance(10)
+    with mock.patch.object(type(old.campaign.candidates["default"]), "term", term):
+        old.scheduler.tick()
+    assert fleet.sent() == []
+    new.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+
+
+def test_missed_ticks_become_one(fleet: Fleet) -> None:
+    """However long nobody led: one run now, then the usual rhythm."""
+    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.advance(1000)
+    second = fleet.machine()
+    second.lead()
+    second.tick_until_idle()
+    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
+
+
+def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet) -> None:
+    """The tick stays claimed, nothing newer takes its place, and it is sent with its id."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    with broken_broker(leader):
+        leader.scheduler.tick()
+        claimed = fleet.ledger._claims["ten"]
+        assert not claimed.sent
+        fleet.wall.advance(10)
+        assert leader.scheduler.tick() > 0
+        assert fleet.ledger._claims["ten"] == claimed
+    leader.tick_until_idle()
+    messages = fleet.sent()
+    assert messages[0]["id"] == claimed.task_id
+    assert dues(messages) == [10, 20]
+
+
+def test_a_message_that_can_never_be_sent_holds_up_nothing(fleet: Fleet) -> None:
+    """It is given up, as Celery's own beat does, and the others go on."""
+    fleet.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
+    assert fleet.ledger._claims["bad"].sent
+
+
+def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(fleet: Fleet) -> None:
+    """It sends, and writes its claims when the store answers."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+        fleet.wall.advance(10)
+        leader.tick_until_idle()
+        assert dues(fleet.sent()) == [10]
+    leader.tick_until_idle()
+    claim = fleet.ledger._claims["ten"]
+    assert (claim.run_count, claim.sent) == (1, True)
+
+
+def test_a_ledger_that_lost_its_data_gets_it_back(fleet: Fleet) -> None:
+    """From the leader that still knows."""
+    fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    before = dict(fleet.ledger._claims)
+    fleet.ledger.clear()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+    assert fleet.ledger._claims["hour"] == before["hour"]
+
+
+def test_an_entry_with_a_new_schedule_starts_afresh(fleet: Fleet) -> None:
+    """What was due by the old one says nothing about the new one."""
+    fleet.schedule = {"e": {"task": "t.e", "schedule": 3600.0}}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.schedule = {"e": {"task": "t.e", "schedule": 60.0}}
+    fleet.wall.advance(100)
+    second = fleet.machine()
+    second.lead()
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(60)
+    second.tick_until_idle()
+    assert dues(fleet.sent()) == [160]
+
+
+def test_a_removed_entry_with_an_unsent_tick_is_forgotten(fleet: Fleet) -> None:
+    """There is nothing left to send it from, and it must not hold up the rest."""
+    fleet.schedule = EVERY_TEN
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+    with broken_broker(first):
+        first.scheduler.tick()
+    first.resign()
+    fleet.schedule = EACH_MINUTE
+    second = fleet.machine()
+    second.lead()
+    second.tick_until_idle()
+    assert "ten" not in fleet.ledger._claims
+    fleet.wall.advance(60)
+    second.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+
+
+def test_entries_keep_their_options(fleet: Fleet) -> None:
+    """Headers and options of the entry travel with every tick, and the entry stays as it was."""
+    options = {"headers": {"mine": 1}, "priority": 3}
+    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    for _ in range(2):
+        fleet.wall.advance(10)
+        leader.tick_until_idle()
+    messages = fleet.sent()
+    assert [each["mine"] for each in messages] == [1, 1]
+    assert len({each["id"] for each in messages}) == 2
+    assert options == {"headers": {"mine": 1}, "priority": 3}
+
+
+def test_closing_twice_is_harmless() -> None:
+    """Celery does: in its signal handler, and at its end."""
+    from celery import Celery
+
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://")
+    scheduler = LeaderScheduler(app=app)
+    scheduler.close()
+    scheduler.close()
+
+
+def test_a_lazy_scheduler_has_no_side_effect() -> None:
+    """``celery beat`` makes one to print its banner."""
+    import threading
+
+    from celery import Celery
+
+    from celery_leader.leadership import state
+
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://", beat_schedule=EVERY_TEN)
+    before = threading.active_count()
+    scheduler = LeaderScheduler(app=app, lazy=True)
+    assert "beat" in scheduler.info
+    assert scheduler.schedule == {}
+    assert threading.active_count() == before
+    assert not state.takes_part()
+
+
+def test_a_scheduler_is_made_a_leaders_once() -> None:
+    """By class or by path, and not twice."""
+    made = leader_scheduler("celery.beat:Scheduler")
+    assert issubclass(made, Scheduler)
+    assert leader_scheduler(made) is made
+
+
+def broken_broker(machine: Machine) -> Any:
+    """Let publishing fail as it does while the broker is away."""
+    error = OperationalError("[Errno 111] Connection refused")
+    return mock.patch.object(machine.scheduler.app, "send_task", side_effect=error)
+
+
+def test_a_broker_error_is_a_scheduling_error(fleet: Fleet) -> None:
+    """The stand-in for a broken broker fails the way that the real one does."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    entry = leader.scheduler.schedule["ten"]
+    with broken_broker(leader), pytest.raises(SchedulingError):
+        leader.scheduler.apply_async(entry)
+
+
+def test_the_due_time_is_the_same_on_every_machine(fleet: Fleet) -> None:
+    """It follows from the last run, not from when one looks."""
+    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    for late in (0.25, 1.75):
+        fleet.wall.now = START
+        machine = fleet.machine()
+        machine.lead()
+        machine.tick_until_idle()
+        fleet.wall.now = START + timedelta(seconds=30 + late)
+        machine.tick_until_idle()
+        found = {each["task"]: due for each in fleet.sent() for due in dues([each])}
+        assert found == {"t.ten": 10.0, "t.minute": 30.0}
+        machine.resign()
+        fleet.ledger.clear()
+        fleet.wall.now = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
