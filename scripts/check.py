@@ -22,7 +22,7 @@ SETS = ["lowest", "highest"]
 LINT = {
     "ruff check": ["-m", "ruff", "check", "."],
     "ruff format": ["-m", "ruff", "format", "--check", "."],
-    "mypy": ["-m", "mypy"],
+    "mypy": ["-m", "mypy", "--show-traceback"],
     "import-linter": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
 }
 PYTEST = ["-m", "pytest", "-q", "--durations=5"]

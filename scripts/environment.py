@@ -87,7 +87,7 @@ def make(name: str, executable: str, home: Path) -> None:
     """Build the environment at *home*. Half an environment is never left looking whole: the stamp comes last."""
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([executable, "-m", "venv", str(home)], check=True)
-    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     # Groups (PEP 735) need pip 25.1; Pythons come with older ones.
     subprocess.run([*pip, "--upgrade", "pip>=25.1"], check=True, cwd=ROOT, stdout=sys.stderr)
     subprocess.run([*pip, *REQUIREMENTS[name]], check=True, cwd=ROOT, stdout=sys.stderr)

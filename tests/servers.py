@@ -253,19 +253,20 @@ class Server(ABC):
             text=True,
             timeout=START_TIMEOUT,
             check=False,
-            cwd=self.home,
-            **self._account(),
+            **self._surroundings(),
         )
         if done.returncode:
             raise ServerFailed(f"{' '.join(command)} failed: {done.stderr or done.stdout}")
         return done.stdout
 
-    def _account(self) -> dict[str, Any]:
-        """As whom to run, in `subprocess`'s words."""
+    def _surroundings(self) -> dict[str, Any]:
+        """As whom and where to run, in `subprocess`'s words."""
+        # Two MariaDBs that share a directory for temporary files remove each other's.
+        where = {"cwd": self.home, "env": {**os.environ, "TMPDIR": f"{self.home}/tmp"}}
         if os.geteuid() != 0 or self.account is None:
-            return {}
+            return where
         user = pwd.getpwnam(self.account)
-        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        return {**where, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
     def _make_home(self) -> bool:
         """Make and fill the directory unless there is one; whether it did."""
@@ -273,11 +274,11 @@ class Server(ABC):
             return False
         # Not under pytest's tmp_path: only its owner may enter that, and a socket's path has 107 characters at most.
         self.home = Path(tempfile.mkdtemp(prefix=f"celery-leader-{self.name}-"))
-        self.data.mkdir()
-        account = self._account()
-        if account:
-            for path in (self.home, self.data):
-                os.chown(path, account["user"], account["group"])
+        surroundings = self._surroundings()
+        for path in (self.home, self.data, self.home / "tmp"):
+            path.mkdir(exist_ok=True)
+            if "user" in surroundings:
+                os.chown(path, surroundings["user"], surroundings["group"])
         self.prepare()
         return True
 
@@ -295,9 +296,8 @@ class Server(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.home,
                 start_new_session=True,  # Ctrl-C is for the test run, which then stops us
-                **self._account(),
+                **self._surroundings(),
             )
         self._watch(self._process.pid)
 
