@@ -22,20 +22,19 @@ class EmbeddedBeat:
         self._scheduler = scheduler_class(app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
-        #: Whether a tick is under way.
-        self.is_busy = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a tick of the leader is under way."""
+        return self._scheduler.is_sending
 
     def start(self) -> None:
         """Start ticking."""
         self._thread.start()
 
-    def stop_soon(self) -> None:
-        """Begin no tick any more. Returns at once."""
-        self._stopping.set()
-
     def stop(self, timeout: float) -> None:
         """Begin no tick any more, and wait up to *timeout* seconds for the last to end."""
-        self.stop_soon()
+        self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -43,17 +42,11 @@ class EmbeddedBeat:
         self._app.set_current()
         while not self._stopping.is_set():
             self._stopping.wait(self._tick())
-        self.is_busy = False
         self._scheduler.close()
 
     def _tick(self) -> float:
-        self.is_busy = True  # before the question, so that who stops us and then looks is not deceived
-        if self._stopping.is_set():
-            return 0.0
         try:
             return min(self._scheduler.tick(), STANDBY_WAIT)
         except Exception:  # one tick failed: the next may not, and the worker goes on in any case
             logger.exception("A tick of the beat failed")
             return STANDBY_WAIT
-        finally:
-            self.is_busy = False

@@ -60,6 +60,8 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         Raises:
             BeatRefused: A setting is wrong, or the store can't be used.
         """
+        #: Whether a tick of the leader is under way; the lease must not be given back meanwhile.
+        self.is_sending = False
         self._claims: Claims | None = None
         self._term: Term | None = None
         self._has_schedule = False
@@ -90,10 +92,14 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         Returns:
             Seconds to the next call: 0 on a standby, which has waited already.
         """
-        with self._termination.held_back() if self._termination else contextlib.nullcontext():
-            term = self._candidate.term if self._candidate else None
-            if term is not None and self._lead(term):
-                return self._tick_as_leader(*args, **kwargs)
+        self.is_sending = True  # before any question, so that who forbids ticks and then looks is not deceived
+        try:
+            with self._termination.held_back() if self._termination else contextlib.nullcontext():
+                term = self._candidate.term if self._candidate else None
+                if term is not None and self._lead(term):
+                    return self._tick_as_leader(*args, **kwargs)
+        finally:
+            self.is_sending = False
         self._stand_by()
         return 0
 

@@ -14,8 +14,9 @@ logger = logging.getLogger(__name__)
 
 #: After a hint that the lease is free, each follower waits a random time up to this (seconds): no herd.
 MAX_WAKE_DELAY = 0.05
-#: How often (seconds) a leader that is about to give its lease back looks whether guarded work has ended.
-DRAIN_POLL = 0.02
+#: How often (seconds) a leader looks whether it is to give its lease back and may. Asked for rather than told,
+#: because who asks may be a signal handler, which must not touch a lock.
+DRAIN_POLL = 0.05
 #: The longest sleep (seconds) on a lock that can't be interrupted.
 UNINTERRUPTIBLE_SLEEP = 0.1
 
@@ -37,7 +38,8 @@ class ElectorThread:
 
         Args:
             elector: Whose attempts to make. From :meth:`start` on they are this thread's alone to make.
-            candidacy: Asked before each attempt: how far it may go.
+            candidacy: Asked before each attempt: how far it may go. A leader that may only hold its lease gives it
+                back as soon as it is not busy.
             is_busy: Asked while draining: whether work that needs the lease is still running.
         """
         self.elector = elector
@@ -106,11 +108,22 @@ class ElectorThread:
 
     def _turn(self) -> None:
         self._woken.clear()
-        draining = self._draining.is_set()
-        self.elector.candidacy = Candidacy.HOLD if draining else self._candidacy()
-        if draining and self.elector.is_leader() and not self._is_busy():
+        self.elector.candidacy = self._current_candidacy()
+        if self._may_give_back():
             self._give_back()
         self._sleep(self.elector.step())
+
+    def _current_candidacy(self) -> Candidacy:
+        return Candidacy.HOLD if self._draining.is_set() else self._candidacy()
+
+    def _may_give_back(self) -> bool:
+        """Return whether to give a lease back before the thread is stopped: nothing new may begin, nothing runs."""
+        return (
+            self.elector.config.release_on_cancel
+            and self._current_candidacy() is Candidacy.HOLD
+            and self.elector.is_leader()
+            and not self._is_busy()
+        )
 
     def _finish(self) -> None:
         try:
@@ -127,19 +140,15 @@ class ElectorThread:
         if self._stopping.is_set():  # it may have been set before this turn cleared the wake-up
             return
         if self.elector.is_leader():
-            self._woken.wait(self._until_drained(delay))
+            self._sleep_as_leader(delay)
         elif self._wait_for_hint(delay) and not self._woken.is_set():
             self._woken.wait(random.uniform(0, MAX_WAKE_DELAY))  # noqa: S311  # spreads requests, hides nothing
 
-    def _until_drained(self, delay: float) -> float:
-        """Sleep until guarded work has ended, at most *delay*; return how much of it is left."""
+    def _sleep_as_leader(self, delay: float) -> None:
         end = time.monotonic() + delay
-        releases = self.elector.config.release_on_cancel
-        while releases and self._draining.is_set() and not self._stopping.is_set() and time.monotonic() < end:
-            if not self._is_busy():
-                return 0.0
-            self._stopping.wait(DRAIN_POLL)
-        return max(0.0, end - time.monotonic())
+        while (left := end - time.monotonic()) > 0 and not self._may_give_back():
+            if self._woken.wait(min(left, DRAIN_POLL)):
+                return
 
     def _wait_for_hint(self, delay: float) -> bool:
         """Sleep on the lock; return whether it ended the sleep before its time."""

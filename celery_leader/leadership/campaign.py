@@ -79,8 +79,8 @@ class Candidate:
 
     @property
     def term(self) -> Term | None:
-        """The term that this process leads in at this moment."""
-        return self.elector.term
+        """The term that this process leads in, and may begin work in, at this moment."""
+        return None if self.cell.is_closing() else self.elector.term
 
     def listen(self, listener: Callable[[bool], None]) -> None:
         """Call *listener* with whether this process leads, on the elector's thread, at each change.
@@ -157,10 +157,15 @@ class Campaign:
         for candidate in self.candidates.values():
             candidate.thread.wake()
 
-    def drain(self) -> None:
-        """Let no new guarded work begin, and give each lease back as soon as none runs. Returns at once."""
+    def close_to_new_work(self) -> None:
+        """Let no new guarded work begin. Touches no lock, so that a signal handler may call it."""
         for candidate in self.candidates.values():
             candidate.cell.close_to_new_work()
+
+    def drain(self) -> None:
+        """Let no new guarded work begin, and give each lease back as soon as none runs. Returns at once."""
+        self.close_to_new_work()
+        for candidate in self.candidates.values():
             candidate.thread.drain()
 
     def stop(self, timeout: float | None = None) -> None:

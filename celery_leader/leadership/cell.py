@@ -87,7 +87,10 @@ class Cell:
         self._write(leader=identity)
 
     def close_to_new_work(self) -> None:
-        """Tell that no guarded work may begin any more, though the lease is still held."""
+        """Tell that no guarded work may begin any more, though the lease is still held.
+
+        One word is written and nothing else, so that a signal handler may do it.
+        """
         self._words[_CLOSING] = 1
 
     def unlink(self) -> None:
@@ -104,7 +107,11 @@ class Cell:
 
     def accepts_work(self) -> bool:
         """Return whether guarded work may begin at this moment."""
-        return self.is_leader() and not self._words[_CLOSING]
+        return self.is_leader() and not self.is_closing()
+
+    def is_closing(self) -> bool:
+        """Return whether no guarded work may begin any more, though the lease may still be held."""
+        return bool(self._words[_CLOSING])
 
     def term(self) -> Term | None:
         """Return the term that the worker leads in at this moment."""

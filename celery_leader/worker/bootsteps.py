@@ -170,8 +170,6 @@ class WorkerLeadership:
     def drain(self) -> None:
         """Let no guarded work begin, and give the leases back as soon as none runs. Returns at once."""
         self.readiness.shutting_down = True
-        if self.beat:
-            self.beat.stop_soon()
         self.campaign.drain()
 
     def stop(self) -> None:
@@ -186,7 +184,9 @@ class WorkerLeadership:
         return {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
 
     def _on_shutting_down(self, **_: Any) -> None:
-        # In a signal handler: assign and nothing else. A worker that is on its way out acquires nothing any more.
+        # In a signal handler: assign and nothing else. The electors' threads see it, and begin to hand over long
+        # before a main loop that waits for its broker gets round to it.
+        self.campaign.close_to_new_work()
         self.readiness.shutting_down = True
 
     def _is_busy(self, election: str) -> bool:
