@@ -129,8 +129,8 @@ class DjangoLedger:
     # -- rows --------------------------------------------------------------------------------------------------
 
     def _runs(self, using: str) -> QuerySet[PeriodicRun]:
-        runs: QuerySet[PeriodicRun] = PeriodicRun.objects.using(using)
-        return runs.filter(election=self._name)
+        runs: QuerySet[PeriodicRun] = PeriodicRun.objects.using(using).filter(election=self._name)
+        return runs
 
     def _store_later(self, token: int, claims: list[Claim], using: str) -> list[bool]:
         """Store those of *claims* that are later than their entry's last; return for each whether it is."""

@@ -66,9 +66,9 @@ class Election(models.Model):
         if self.renewed_at is None:
             return ElectionState.EXPIRED
         age = (now - self.renewed_at) / timedelta(seconds=1)
-        if age > self.lease_duration:
-            return ElectionState.EXPIRED
-        return ElectionState.LATE if age > self.lease_duration * 2 / 3 else ElectionState.LEADING
+        if age <= self.lease_duration * 2 / 3:
+            return ElectionState.LEADING
+        return ElectionState.LATE if age <= self.lease_duration else ElectionState.EXPIRED
 
 
 class Fence(models.Model):
@@ -120,7 +120,7 @@ class PeriodicRun(models.Model):
     entry = ExactCharField(_("entry"), max_length=ENTRY_LENGTH)
     due_at = UtcDateTimeField(_("due"))
     token = models.BigIntegerField(_("token"), help_text=_("Of the term that claimed it."))
-    task_id = models.CharField(_("task id"), max_length=255)
+    task_id = models.TextField(_("task id"))
     run_count = models.BigIntegerField(_("runs"))
     claimed_at = UtcDateTimeField(_("claimed"), help_text=_("By the leader's clock."))
     schedule = models.TextField(_("schedule"), blank=True, default="")

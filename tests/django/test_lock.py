@@ -45,7 +45,7 @@ def takeover(stored: StoredRecord, holder: str = "b") -> Any:
     return replace(stored.record, holder_identity=holder, fencing_token=stored.record.fencing_token + 1)
 
 
-class Test_a_row:
+class TestRow:
     """What is in the table."""
 
     def test_name_carries_the_prefix(self, alias: str, backend_of: Callable[..., Any]) -> None:
@@ -121,7 +121,7 @@ class Test_a_row:
                 lock.get()
 
 
-class Test_the_fence:
+class TestFence:
     """The row that guards lock."""
 
     def test_follows_the_token(self, alias: str, backend_of: Callable[..., Any]) -> None:
@@ -187,7 +187,7 @@ class Test_the_fence:
         return outcomes
 
     def test_held_by_a_guard_delays_no_renewal(self, server_alias: str, backend_of: Callable[..., Any]) -> None:
-        """A guarded transaction may last; the leader goes on renewing, and a follower's takeover waits, but not long."""
+        """A guarded transaction may last; the leader renews on, and a takeover waits, but not long."""
         backend = backend_of(server_alias, timeout=TIMEOUT)
         leader, follower = backend.lock(), backend.lock()
         stored = leader.create(sample_record(fencing_token=5))
@@ -207,7 +207,7 @@ class Test_the_fence:
         assert Fence.objects.using(server_alias).get().token == 6
 
 
-class Test_trouble:
+class TestTrouble:
     """Connections that die, and servers that hang."""
 
     @staticmethod
@@ -299,7 +299,7 @@ class Test_trouble:
         lock.update(stored.record, stored)
 
 
-class Test_its_connection:
+class TestConnection:
     """The application's connections and its are strangers."""
 
     def test_is_not_part_of_a_transaction(self, server_alias: str, backend_of: Callable[..., Any]) -> None:
@@ -403,7 +403,7 @@ class Test_its_connection:
     @staticmethod
     def _contend(backend: Any) -> None:
         locks = [backend.lock() for _ in range(4)]
-        outcomes = Test_the_fence._race(locks, locks[0].get())
+        outcomes = TestFence._race(locks, locks[0].get())
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["RecordConflict"] * 3 + ["StoredRecord"]
 
     def test_asks_no_router(self, alias: str, backend_of: Callable[..., Any], settings: Any) -> None:

@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
                 ('entry', celery_leader.django.fields.ExactCharField(max_length=500, verbose_name='entry')),
                 ('due_at', celery_leader.django.fields.UtcDateTimeField(verbose_name='due')),
                 ('token', models.BigIntegerField(help_text='Of the term that claimed it.', verbose_name='token')),
-                ('task_id', models.CharField(max_length=255, verbose_name='task id')),
+                ('task_id', models.TextField(verbose_name='task id')),
                 ('run_count', models.BigIntegerField(verbose_name='runs')),
                 ('claimed_at', celery_leader.django.fields.UtcDateTimeField(help_text="By the leader's clock.", verbose_name='claimed')),
                 ('schedule', models.TextField(blank=True, default='', verbose_name='schedule')),

@@ -1,0 +1,251 @@
+"""What the admin shows of elections, and that it only shows."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
+from django.test import Client
+from django.urls import reverse
+
+from celery_leader.django.admin import split_identity
+from celery_leader.django.models import Election, ElectionState, PeriodicRun
+from tests.django.conftest import variant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ELECTIONS = "admin:celery_leader_election"
+RUNS = "admin:celery_leader_periodicrun"
+
+
+@pytest.fixture(autouse=True)
+def _site() -> Iterator[None]:
+    call_command("migrate", verbosity=0)
+    for model in (Election, PeriodicRun, User):
+        model.objects.all().delete()
+
+
+@pytest.fixture
+def client() -> Client:
+    """The browser of somebody who may look."""
+    return client_of("celery_leader.view_election", "celery_leader.view_periodicrun")
+
+
+def client_of(*permissions: str) -> Client:
+    user = User.objects.create_user("ana", password="ana", is_staff=True)
+    for permission in permissions:
+        label, _, codename = permission.partition(".")
+        user.user_permissions.add(Permission.objects.get(content_type__app_label=label, codename=codename))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def add_election(
+    name: str = "default", holder: str = "celery@web-1/4121/9f3c2a10", age: float = 0, **values: Any
+) -> None:
+    renewed_at = datetime.now(timezone.utc) - timedelta(seconds=age)
+    defaults = {"lease_duration": 60.0, "version": name, "renewed_at": renewed_at, "fencing_token": 1_795_400_000_123}
+    Election.objects.create(name=name, holder_identity=holder, **{**defaults, **values})
+
+
+def add_run(entry: str = "tick", **values: Any) -> PeriodicRun:
+    now = datetime.now(timezone.utc)
+    defaults = {"due_at": now, "claimed_at": now, "token": 1, "task_id": "id", "run_count": 1}
+    return PeriodicRun.objects.create(election="default", entry=entry, **{**defaults, **values})
+
+
+def page(client: Client, name: str, *arguments: Any) -> str:
+    response = client.get(reverse(name, args=arguments))
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+class TestLook:
+    """The list of elections."""
+
+    @pytest.mark.parametrize(
+        ("age", "holder", "state", "word"),
+        [
+            (5, "a@b/1/c", "leading", "● Leading"),
+            (50, "a@b/1/c", "late", "◐ Late"),
+            (70, "a@b/1/c", "expired", "✕ Expired"),
+            (5, "", "vacant", "○ Vacant"),
+            (9999, "", "vacant", "○ Vacant"),
+        ],
+    )
+    def test_state_has_a_sign_a_word_and_a_class(
+        self, client: Client, age: float, holder: str, state: str, word: str
+    ) -> None:
+        """Never colour alone; late after two thirds of the lease."""
+        add_election(age=age, holder=holder)
+        html = page(client, f"{ELECTIONS}_changelist")
+        assert f'class="celery-leader-state celery-leader-{state}"' in html
+        assert word in re.sub(r"<[^>]*>", "", html)
+
+    def test_shows_holder_token_age_and_transitions(self, client: Client) -> None:
+        """The host in bold, the age in words, the exact time in UTC for who asks."""
+        renewed_at = datetime.now(timezone.utc) - timedelta(seconds=30)
+        add_election(renewed_at=renewed_at, leader_transitions=77)
+        html = page(client, f"{ELECTIONS}_changelist")
+        assert 'title="celery@web-1/4121/9f3c2a10">celery@<strong>web-1</strong> <small>4121</small>' in html
+        assert re.search(rf'title="{renewed_at:%Y-%m-%d %H:%M:%S.%f} UTC">3\d s ago</time>', html)
+        assert "1795400000123" in html
+        assert ">77<" in html
+
+    @pytest.mark.parametrize("name", [f"{ELECTIONS}_changelist", f"{RUNS}_changelist"])
+    def test_costs_the_same_for_any_number(self, client: Client, name: str, django_assert_num_queries: Any) -> None:
+        """No query a row."""
+        for number in range(30):
+            add_election(f"election-{number}")
+            add_run(f"entry-{number}")
+        with django_assert_num_queries(6 if name.startswith(RUNS) else 4):
+            page(client, name)
+
+    def test_an_election_has_a_page(self, client: Client) -> None:
+        """Names with characters that URLs dislike included."""
+        add_election("proj:a/b c")
+        html = page(client, f"{ELECTIONS}_change", "proj:a/b c")
+        assert "Leading" in html
+        assert "60 s" in html
+
+    def test_a_run_has_a_page(self, client: Client) -> None:
+        """With the schedule and the term that claimed it."""
+        run = add_run(schedule="every 10 s", token=4711)
+        html = page(client, f"{RUNS}_change", run.pk)
+        assert "every 10 s" in html
+        assert "4711" in html
+
+    @pytest.mark.postgres
+    def test_shows_the_database_that_keeps_the_elections(
+        self, client: Client, postgres_alias: str, settings: Any
+    ) -> None:
+        """Not the default one, when CELERY_LEADER_BACKEND names another."""
+        settings.CELERY_LEADER_BACKEND = f"django-db://{postgres_alias}"
+        Election.objects.using(postgres_alias).all().delete()
+        Election.objects.using(postgres_alias).create(name="over there", version="1")
+        add_election("here")
+        html = page(client, f"{ELECTIONS}_changelist")
+        assert "over there" in html
+        assert ">here<" not in html
+
+
+class TestSafety:
+    """What the admin does not do."""
+
+    def test_values_are_escaped(self, client: Client) -> None:
+        """Whoever can write to the store can't write script."""
+        evil = "<script>alert(1)</script>'\"&"
+        add_election(evil, holder=evil)
+        add_election("other", holder=f"{evil}@{evil}/1/{evil}")
+        run = add_run(evil, task_id=evil, schedule=evil)
+        pages = [(f"{ELECTIONS}_changelist",), (f"{ELECTIONS}_change", evil), (f"{ELECTIONS}_change", "other")]
+        for arguments in [*pages, (f"{RUNS}_changelist",), (f"{RUNS}_change", run.pk)]:
+            html = page(client, *arguments)
+            assert "<script>alert" not in html
+            assert "&lt;script&gt;alert" in html
+
+    def test_no_style_or_script_is_inline(self, client: Client) -> None:
+        """A strict content security policy breaks nothing."""
+        add_election()
+        run = add_run()
+        pages = [(f"{ELECTIONS}_changelist",), (f"{ELECTIONS}_change", "default"), (f"{RUNS}_change", run.pk)]
+        for arguments in pages:
+            html = page(client, *arguments)
+            assert InlineFinder.found_in(html) == []
+            assert "celery_leader/admin.css" in html
+
+    @pytest.mark.parametrize("model", ["election", "periodicrun"])
+    def test_nothing_can_be_changed(self, model: str) -> None:
+        """Not even by a superuser."""
+        add_election()
+        run = add_run()
+        user = User.objects.create_superuser("root")
+        client = Client()
+        client.force_login(user)
+        key = "default" if model == "election" else run.pk
+        changelist = reverse(f"admin:celery_leader_{model}_changelist")
+        assert client.get(reverse(f"admin:celery_leader_{model}_add")).status_code == 403
+        assert client.post(reverse(f"admin:celery_leader_{model}_change", args=[key]), {}).status_code == 403
+        assert client.post(reverse(f"admin:celery_leader_{model}_delete", args=[key])).status_code == 403
+        client.post(changelist, {"action": "delete_selected", "_selected_action": [key], "post": "yes"})
+        assert Election.objects.count() == PeriodicRun.objects.count() == 1
+
+    def test_looking_needs_the_permission(self) -> None:
+        """Staff without it see nothing; it is the only one that these models have."""
+        assert client_of().get(reverse(f"{ELECTIONS}_changelist")).status_code == 403
+        codenames = Permission.objects.filter(content_type__app_label="celery_leader").values_list(
+            "codename", flat=True
+        )
+        assert set(codenames) == {"view_election", "view_periodicrun"}
+
+    def test_code_may_still_change(self) -> None:
+        """Read-only is the admin; a data migration or a shell is not hindered."""
+        add_election()
+        election = Election.objects.get()
+        election.leader_transitions = 3
+        election.save()
+        assert str(election) == "default"
+        election.delete()
+        assert not Election.objects.exists()
+
+
+class InlineFinder(HTMLParser):
+    """Collects what a strict content security policy forbids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = dict(attrs)
+        is_inline = tag == "style" or (
+            tag == "script" and "src" not in names and "json" not in (names.get("type") or "")
+        )
+        if is_inline or "style" in names or any(name.startswith("on") for name in names):
+            self.found.append(f"<{tag} {attrs}>")
+
+    @classmethod
+    def found_in(cls, html: str) -> list[str]:
+        finder = cls()
+        finder.feed(html)
+        return finder.found
+
+
+def test_state_of_a_damaged_lease_is_not_leading() -> None:
+    """A lease that is not a number vouches for nobody."""
+    now = datetime.now(timezone.utc)
+    election = Election(holder_identity="a", lease_duration=float("nan"), renewed_at=now)
+    assert election.state_at(now) is ElectionState.EXPIRED
+    assert Election(holder_identity="a").state_at(now) is ElectionState.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("identity", "parts"),
+    [
+        ("celery@web-1/4121/9f3c", ("celery@", "web-1", "4121")),
+        ("w1@host.example.org/7/x", ("w1@", "host.example.org", "7")),
+        ("plain", ("", "plain", "")),
+        ("a@b", ("", "a@b", "")),
+        ("a/b/c", ("", "a/b/c", "")),
+        ("", ("", "", "")),
+    ],
+)
+def test_identities_of_any_form_have_a_host(identity: str, parts: tuple[str, str, str]) -> None:
+    """What is not in our form is shown whole."""
+    assert split_identity(identity) == parts
+
+
+def test_times_are_read_as_utc_by_any_alias(sqlite_alias: str) -> None:
+    """An alias with a TIME_ZONE of its own shows the same moment."""
+    moment = datetime(2026, 10, 25, 0, 30, 0, 1, tzinfo=timezone.utc)  # 02:30 in Berlin, for the first time
+    Election.objects.using(sqlite_alias).all().delete()
+    Election.objects.using(sqlite_alias).create(name="x", version="1", renew_time=moment)
+    with variant(sqlite_alias, TIME_ZONE="Europe/Berlin") as name:
+        assert Election.objects.using(name).get(renew_time=moment).renew_time == moment
