@@ -168,7 +168,8 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         claim = self._claims.get(entry.name) if self._claims else None
         if claim is None or claim.schedule != fingerprint(entry):
             return False
-        entry.last_run_at = claim.claimed_at
+        # Celery before 5.7 reads the hours of a crontab in the time zone of the last run.
+        entry.last_run_at = claim.claimed_at.astimezone(self.app.timezone)
         entry.total_run_count = claim.run_count
         return True
 

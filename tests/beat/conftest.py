@@ -64,14 +64,19 @@ class Fleet:
     schedule: dict[str, Any] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
     store: str = "memory://beat-tests"
+    conf: dict[str, Any] = field(default_factory=dict)
 
     def machine(self, base: str = "celery.beat:Scheduler") -> Machine:
         """Start one more."""
         app = Celery("proj", broker="memory://", set_as_current=False)
         app.conf.update(
-            leader_backend=self.store, leader_beat=True, beat_schedule=self.schedule, broker_connection_retry=False
+            leader_backend=self.store,
+            leader_beat=True,
+            beat_schedule=self.schedule,
+            broker_connection_retry=False,
+            **self.conf,
         )
-        app.now = lambda: self.wall.now
+        app.now = lambda: self.wall.now.astimezone(app.timezone)
         campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj")
         machine = Machine(campaign, leader_scheduler(base)(app=app, campaign=campaign))
         self.machines.append(machine)

@@ -48,7 +48,6 @@ def test_the_leader_sends_what_is_due(fleet: Fleet) -> None:
     (headers,) = fleet.sent()
     assert dues([headers]) == [10]
     assert headers["leader_token"] == str(token)
-    assert headers["celery_beat_task"] is True
     claim = fleet.ledger.open(token)["ten"]
     assert (claim.task_id, claim.sent, claim.run_count) == (headers["id"], True, 1)
 
@@ -231,6 +230,25 @@ def test_a_removed_entry_with_an_unsent_tick_is_forgotten(fleet: Fleet) -> None:
     fleet.wall.advance(60)
     second.tick_until_idle()
     assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+
+
+def test_crontabs_keep_the_apps_time_zone(fleet: Fleet) -> None:
+    """The ledger holds UTC; nine o'clock stays nine o'clock where the app lives."""
+    fleet.schedule = {"nine": {"task": "t.nine", "schedule": crontab(minute="0", hour="9")}}
+    fleet.conf = {"timezone": "Asia/Kolkata"}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    second = fleet.machine()
+    second.lead()
+    fleet.wall.now = datetime(2026, 11, 24, 3, 29, 59, tzinfo=timezone.utc)
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(1)
+    second.tick_until_idle()
+    (headers,) = fleet.sent()
+    assert headers["leader_due_at"] == "2026-11-24T03:30:00+00:00"
 
 
 def test_entries_keep_their_options(fleet: Fleet) -> None:

@@ -20,7 +20,7 @@ def entry(plan: Any, last_run_at: datetime = NOON, **conf: Any) -> ScheduleEntry
     """Return an entry that ran at *last_run_at*."""
     app = Celery("proj", set_as_current=False)
     app.conf.update(conf)
-    return ScheduleEntry(name="e", task="t", schedule=plan, last_run_at=last_run_at, app=app)
+    return ScheduleEntry(name="e", task="t", schedule=plan, last_run_at=last_run_at.astimezone(app.timezone), app=app)
 
 
 @pytest.mark.parametrize(
