@@ -43,8 +43,10 @@ def database(alias: str, entry: dict[str, Any], *, migrate: bool = True) -> Iter
             call_command("migrate", database=alias, verbosity=0)
         yield alias
     finally:
-        connections[alias].close()
-        del connections[alias], connections.settings[alias]
+        if hasattr(connections._connections, alias):
+            connections[alias].close()
+            del connections[alias]
+        del connections.settings[alias]
 
 
 @contextmanager

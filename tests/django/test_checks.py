@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from django.core.checks import run_checks
 
+from celery_leader.backends import urls
 from tests.django.conftest import variant
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -27,14 +24,6 @@ def backend(settings: Any) -> Any:
         return [(message.id, message.msg) for message in messages]
 
     return check
-
-
-@pytest.fixture
-def _no_redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in [name for name in sys.modules if name.startswith(("redis", "celery_leader.backends.redis"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "redis", None)
-    yield
 
 
 def test_without_a_setting_the_default_database_is_meant(backend: Any) -> None:
@@ -64,9 +53,9 @@ def test_e002_scheme_unknown(backend: Any, url: Any) -> None:
     assert "django-db://" in text
 
 
-@pytest.mark.usefixtures("_no_redis")
-def test_e002_extra_missing(backend: Any) -> None:
+def test_e002_extra_missing(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says what to install."""
+    monkeypatch.setitem(urls._FACTORIES, "redis", ("a_module_that_is_not_there:open_redis", "redis"))
     [(identity, text)] = backend("redis://localhost")
     assert identity == "celery_leader.E002"
     assert "pip install 'celery-leader[redis]'" in text

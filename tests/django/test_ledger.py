@@ -26,13 +26,14 @@ def statements_of(ledger: Any, call: Callable[[], Any]) -> list[str]:
     statements: list[str] = []
 
     def record(execute: Any, sql: str, *rest: Any) -> Any:
-        statements.append(sql.split(maxsplit=1)[0])
+        statements.append(sql)
         return execute(sql, *rest)
 
     ledger._connection.run(lambda using: connections[using].execute_wrappers.append(record))
     call()
     ledger._connection.run(lambda using: connections[using].execute_wrappers.clear())
-    return [word for word in statements if word not in {"BEGIN", "COMMIT"}]
+    uninteresting = {"SELECT 1", "BEGIN IMMEDIATE", "BEGIN", "COMMIT"}  # the first examines the connection
+    return [sql.split()[0] for sql in statements if sql not in uninteresting]
 
 
 def test_hundreds_of_claims_are_few_statements(alias: str, backend_of: Callable[..., Any]) -> None:
@@ -42,9 +43,9 @@ def test_hundreds_of_claims_are_few_statements(alias: str, backend_of: Callable[
     ledger.claim(1, [sample_claim(f"e{number}", 1) for number in range(0, 500, 2)])
     claims = [sample_claim(f"e{number}", 2) for number in range(500)]
     statements = statements_of(ledger, lambda: ledger.claim(1, claims))
-    assert statements[:4] == ["SELECT", "SELECT", "SELECT", "INSERT"]  # the first is the health check
-    assert len(statements) <= (8 if connections[alias].vendor == "sqlite" else 4)
-    assert len(statements_of(ledger, lambda: ledger.confirm(1, claims))) <= 6
+    assert statements[:3] == ["SELECT", "SELECT", "INSERT"]
+    assert len(statements) <= (12 if connections[alias].vendor == "sqlite" else 3)
+    assert statements_of(ledger, lambda: ledger.confirm(1, claims)) == ["SELECT", "SELECT", "UPDATE"]
     assert PeriodicRun.objects.using(alias).filter(sent=True).count() == 500
 
 
@@ -108,13 +109,14 @@ def test_a_call_that_had_begun_is_refused_too(server_alias: str, backend_of: Cal
         LedgerTerm.objects.using(server_alias).select_for_update().update(token=2)
         thread = threading.Thread(target=claim)
         thread.start()
-        eventually(lambda: waits_for_a_lock(server_alias), what="the claim waits")
+        eventually(lambda: waits_for_a_lock(server_alias), interval=0.2, what="the claim waits")
     thread.join(10)
     assert "token 2; 1 is over" in str(outcome[0])
     assert not PeriodicRun.objects.using(server_alias).exists()
 
 
 def waits_for_a_lock(alias: str) -> bool:
+    """Whether somebody does. MariaDB answers from a cache that each question within 0.1 s keeps alive."""
     with connections[alias].cursor() as cursor:
         if connections[alias].vendor == "postgresql":
             cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
@@ -149,7 +151,7 @@ def test_waits_no_longer_than_it_may(server_alias: str, backend_of: Callable[...
 def test_a_process_that_stops_in_a_transaction_blocks_nobody_for_ever(
     server_alias: str, backend_of: Callable[..., Any]
 ) -> None:
-    """The server ends a transaction of ours in which nothing happens: a machine that vanished can't keep rows locked."""
+    """The server ends a transaction of ours in which nothing happens: who vanished keeps no row locked."""
     stuck, other = backend_of(server_alias, timeout=1).ledger(), backend_of(server_alias, timeout=10).ledger()
     stuck.open(1)
     go_on = threading.Event()
