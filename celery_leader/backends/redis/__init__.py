@@ -1,0 +1,82 @@
+"""Elections in Redis or Valkey. The only place that imports redis."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from celery_leader.backends.redis.client import RedisClient, parse
+from celery_leader.backends.redis.ledger import RedisLedger
+from celery_leader.backends.redis.lock import RedisLock
+from celery_leader.exceptions import LockUnavailable
+
+__all__ = ["RedisBackend", "RedisLedger", "RedisLock", "open_redis"]
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_PREFIX = "celery-leader"
+
+
+class RedisBackend:
+    """Locks and ledgers in one Redis. Each has a connection of its own, because each has a thread of its own."""
+
+    def __init__(self, url: str, *, prefix: str, timeout: float, options: Mapping[str, Any]) -> None:
+        """Read the URL; no connection is opened.
+
+        Args:
+            url: ``redis://``, ``rediss://`` or ``sentinel://``.
+            prefix: What all keys begin with.
+            timeout: The longest (seconds) that one call may take.
+            options: For redis-py's client; ``master_name`` for Sentinel.
+
+        Raises:
+            ConfigurationError: The URL can't be read, or an option is missing or unknown.
+        """
+        self._place = parse(url, timeout, options)
+        self._prefix = prefix or _DEFAULT_PREFIX
+
+    def lock(self, election: str) -> RedisLock:
+        """See :meth:`celery_leader.backends.Backend.lock`."""
+        return RedisLock(RedisClient(self._place), *self._keys(election, "record", "changes"))
+
+    def ledger(self, election: str) -> RedisLedger:
+        """See :meth:`celery_leader.backends.Backend.ledger`."""
+        return RedisLedger(RedisClient(self._place), election, *self._keys(election, "ledger"))
+
+    def _keys(self, election: str, *names: str) -> list[str]:
+        # In a cluster the part in braces alone decides where a key lives: all keys of an election live together.
+        return [f"{self._prefix}:{{{election}}}:{name}" for name in names]
+
+    def check(self) -> None:
+        """See :meth:`celery_leader.backends.Backend.check`."""
+        client = RedisClient(self._place)
+        try:
+            client.ping()
+            self._check_eviction(client)
+        finally:
+            client.close()
+
+    def _check_eviction(self, client: RedisClient) -> None:
+        try:
+            policy = client.setting("maxmemory-policy")
+        except LockUnavailable:  # CONFIG is often forbidden
+            return
+        if policy.startswith("allkeys-"):
+            logger.warning(
+                "%s may evict any key (maxmemory-policy %s), the election's record too. "
+                "Use a policy of noeviction or volatile-*, or a Redis of its own.",
+                self.describe(), policy,
+            )  # fmt: skip
+
+    def describe(self) -> str:
+        """See :meth:`celery_leader.backends.Backend.describe`."""
+        return self._place.description
+
+    def close(self) -> None:
+        """See :meth:`celery_leader.backends.Backend.close`."""
+
+
+def open_redis(url: str, *, prefix: str, timeout: float, options: Mapping[str, Any]) -> RedisBackend:
+    """Return the backend at *url*; see :func:`celery_leader.backends.open_backend`."""
+    return RedisBackend(url, prefix=prefix, timeout=timeout, options=options)

@@ -1,0 +1,39 @@
+-- The ledger of one election, a hash: the field "token" for the term that opened it, a field "entry:<name>" for
+-- each entry's last claim. A claim is "<due, microseconds>|<sent: 0 or 1>|<the rest, JSON>".
+-- Numbers stay decimal text: Lua's are doubles, and would round them.
+-- KEYS: ledger. ARGV: what to do, the caller's token, arguments in groups.
+-- Returns {"stale", token}, {"lost"}, or {"ok", results...}.
+local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
+
+local function less(a, b)
+  if #a ~= #b then return #a < #b end
+  return a < b
+end
+
+local opened = redis.call('HGET', key, 'token')
+if opened and less(token, opened) then return {'stale', opened} end
+if (verb == 'claim' or verb == 'confirm') and opened ~= token then return {'lost'} end
+if verb == 'open' or verb == 'restore' then redis.call('HSET', key, 'token', token) end
+
+local results = {'ok'}
+if verb == 'open' then
+  for _, part in ipairs(redis.call('HGETALL', key)) do results[#results + 1] = part end
+elseif verb == 'forget' then
+  for i = 3, #ARGV do redis.call('HDEL', key, ARGV[i]) end
+else
+  for i = 3, #ARGV, 3 do -- field, due, the whole claim
+    local field, due, claim = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+    local stored = redis.call('HGET', key, field)
+    local stored_due, rest
+    if stored then stored_due, rest = string.match(stored, '^(%d+)|[01]|(.*)$') end
+    if verb == 'confirm' then
+      if stored_due == due then redis.call('HSET', key, field, due .. '|1|' .. rest) end
+    elseif stored_due and not less(stored_due, due) then
+      results[#results + 1] = 0
+    else
+      redis.call('HSET', key, field, claim)
+      results[#results + 1] = 1
+    end
+  end
+end
+return results

@@ -1,0 +1,124 @@
+"""The claims of one election in one hash."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from celery_leader.backends.redis.client import RedisClient
+from celery_leader.exceptions import LeadershipLost, RecordNotFound
+from celery_leader.ledger import Claim, Tick
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500  # a script holds up all of Redis while it runs
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_FIELD = "entry:"
+
+
+class RedisLedger:
+    """A hash: which term opened it, and the last claim of each entry."""
+
+    def __init__(self, client: RedisClient, election: str, key: str) -> None:
+        """Use the hash *key* for the claims of *election*."""
+        self._client = client
+        self._election = election
+        self._key = key
+
+    def open(self, token: int) -> Mapping[str, Claim]:
+        """See :meth:`celery_leader.ledger.Ledger.open`."""
+        answer = [_text(part) for part in self._run("open", token, [])]
+        fields = dict(zip(answer[::2], answer[1::2], strict=True))
+        claims = (self._decode(field, value) for field, value in fields.items() if field.startswith(_FIELD))
+        return {claim.tick.entry: claim for claim in claims if claim}
+
+    def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
+        """See :meth:`celery_leader.ledger.Ledger.claim`."""
+        return [bool(result) for batch in _batches(claims) for result in self._run("claim", token, _arguments(batch))]
+
+    def confirm(self, token: int, claims: Iterable[Claim]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.confirm`."""
+        for batch in _batches(claims):
+            self._run("confirm", token, _arguments(batch))
+
+    def restore(self, token: int, claims: Iterable[Claim]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.restore`."""
+        self._run("restore", token, [])
+        for batch in _batches(claims):
+            self._run("restore", token, _arguments(batch))
+
+    def forget(self, token: int, entries: Iterable[str]) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.forget`."""
+        self._run("forget", token, [f"{_FIELD}{entry}" for entry in entries])
+
+    def close(self) -> None:
+        """See :meth:`celery_leader.ledger.Ledger.close`."""
+        self._client.close()
+
+    def _run(self, verb: str, token: int, arguments: Sequence[str]) -> list[Any]:
+        results: list[Any]
+        outcome, *results = self._client.run("ledger", [self._key], [verb, str(token), *arguments])
+        outcome = _text(outcome)
+        if outcome == "stale":
+            raise LeadershipLost(
+                f"Election {self._election!r}: the ledger was opened by token {_text(results[0])}; {token} is over"
+            )
+        if outcome == "lost":
+            raise RecordNotFound(f"Election {self._election!r}: the ledger is not as token {token} opened it")
+        return results
+
+    def _decode(self, field: str, value: str) -> Claim | None:
+        """Return the claim in *value*; one that can't be read is no claim, and the next one takes its place."""
+        entry = field.removeprefix(_FIELD)
+        try:
+            due, sent, rest = value.split("|", 2)
+            details = json.loads(rest)
+            return Claim(
+                tick=Tick(self._election, entry, _time(due)),
+                task_id=str(details["task_id"]),
+                run_count=int(details["run_count"]),
+                claimed_at=_time(details["claimed_at"]),
+                schedule=str(details["schedule"]),
+                sent=sent == "1",
+            )
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            logger.warning(
+                "Election %r: the claim of %r in %s can't be read (%s) and counts for nothing: %r",
+                self._election, entry, self._key, error, value,
+            )  # fmt: skip
+            return None
+
+
+def _arguments(claims: Sequence[Claim]) -> list[str]:
+    return [argument for claim in claims for argument in _encode(claim)]
+
+
+def _encode(claim: Claim) -> tuple[str, str, str]:
+    due = _microseconds(claim.tick.due_at)
+    details = {
+        "task_id": claim.task_id,
+        "run_count": claim.run_count,
+        "claimed_at": _microseconds(claim.claimed_at),
+        "schedule": claim.schedule,
+    }
+    return f"{_FIELD}{claim.tick.entry}", due, f"{due}|{int(claim.sent)}|{json.dumps(details)}"
+
+
+def _batches(claims: Iterable[Claim]) -> Iterator[Sequence[Claim]]:
+    every = list(claims)
+    return (every[start : start + _BATCH] for start in range(0, len(every), _BATCH))
+
+
+def _microseconds(time: datetime) -> str:
+    return str((time - _EPOCH) // timedelta(microseconds=1))
+
+
+def _time(microseconds: str) -> datetime:
+    return _EPOCH + timedelta(microseconds=int(microseconds))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
