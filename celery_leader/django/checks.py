@@ -60,7 +60,7 @@ def _check_alias(alias: str) -> list[CheckMessage]:
     except ConfigurationError as error:
         hint = "Set CELERY_LEADER_BACKEND to django-db://<alias> with a key of DATABASES."
         return [Error(f"CELERY_LEADER_BACKEND: {error}", hint=hint, id="celery_leader.E001")]
-    except ImproperlyConfigured:  # the engine can't be loaded: Django says so itself
+    except (ImproperlyConfigured, ImportError):  # the engine can't be loaded: Django says so itself
         return []
     if not in_memory:
         return []

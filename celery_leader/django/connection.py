@@ -72,11 +72,13 @@ class OwnConnection:
                 raise LockUnavailable(f"{self.describe()} did not answer within {self._timeout:g} s")
         try:
             return future.result()
-        except (Error, OSError) as error:
+        except LeaderError:
+            raise
+        except (ImproperlyConfigured, ImportError) as error:  # a driver is missing
+            raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
+        except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
             raise LockUnavailable(f"{self.describe()} gave no answer: {cause}") from error
-        except ImproperlyConfigured as error:
-            raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
 
     def describe(self) -> str:
         """Return which database this is, as a URL without passwords."""

@@ -95,18 +95,18 @@ def session_statement(wrapper: BaseDatabaseWrapper, timeout: float) -> str:
 def _postgresql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
     options.pop("pool", None)  # all of it may be lent out to tasks
     options.pop("isolation_level", None)
-    milliseconds = max(1, int(timeout * 1000 * _SERVER_SHARE))
-    own = {"statement_timeout": milliseconds, "lock_timeout": milliseconds}
-    own["idle_in_transaction_session_timeout"] = max(1, int(timeout * 1000))
-    words = [f"-c {name}={value}" for name, value in own.items()] if server_timeouts else []
-    words += ["-c default_transaction_isolation=read\\ committed"] if server_timeouts else []
-    text = " ".join([options.get("options", ""), *words]).strip()
-    return {
-        **options,
-        **({"options": text} if text else {}),
-        "connect_timeout": max(1, int(timeout)),
-        "tcp_user_timeout": milliseconds,
-    }
+    milliseconds = max(2, int(timeout * 1000 * _SERVER_SHARE))
+    options.update(connect_timeout=max(1, int(timeout)), tcp_user_timeout=milliseconds)
+    if server_timeouts:
+        own = {
+            "lock_timeout": milliseconds * 7 // 8,  # the first to end, so that the error speaks of a lock
+            "statement_timeout": milliseconds,
+            "idle_in_transaction_session_timeout": max(1, int(timeout * 1000)),
+            "default_transaction_isolation": "read\\ committed",
+        }
+        words = [f"-c {name}={value}" for name, value in own.items()]
+        options["options"] = " ".join([options.get("options", ""), *words]).strip()
+    return options
 
 
 def _mysql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:

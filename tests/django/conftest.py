@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery_leader.django.backend import DjangoBackend
+    from celery_leader.election import StoredRecord
     from tests.servers import MariaDBServer, PostgresServer
 
 POSTGRES = pytest.param("postgres_alias", marks=pytest.mark.postgres, id="postgres")
@@ -112,6 +115,38 @@ def backend_of() -> Iterator[Callable[..., DjangoBackend]]:
             return backend
 
         yield make
+
+
+def own_threads() -> list[threading.Thread]:
+    """The threads that wait for databases."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("celery-leader-db-")]
+
+
+def takeover(stored: StoredRecord, holder: str = "b") -> Any:
+    """The record with which *holder* takes over."""
+    return replace(stored.record, holder_identity=holder, fencing_token=stored.record.fencing_token + 1)
+
+
+def race(locks: list[Any], seen: StoredRecord) -> list[Any]:
+    """Have each of *locks* take over from *seen*, all at once, with a token of its own; what each got or raised."""
+    outcomes: list[Any] = []
+    barrier = threading.Barrier(len(locks))
+
+    def contend(number: int) -> None:
+        token = seen.record.fencing_token + 1 + number
+        record = replace(seen.record, holder_identity=f"c{number}", fencing_token=token)
+        barrier.wait(10)
+        try:
+            outcomes.append(locks[number].update(record, seen))
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(len(locks))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return outcomes
 
 
 def _closing(make: Callable[[str], Any], stack: ExitStack) -> Callable[[str], Any]:
