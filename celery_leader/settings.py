@@ -99,9 +99,13 @@ class LeaderSettings:
             return self.key_prefix
         return app_name or ""
 
-    def queue_name(self, election: str) -> str:
-        """Return the name of the queue that only the leader of *election* consumes."""
-        return f"{self.queue_prefix}{election}"
+
+def queue_name(app: Any, election: str) -> str:
+    """Return the name of the queue that only the leader of *election* consumes.
+
+    Asked by publishers too, which need no other setting.
+    """
+    return f"{app.conf.get('leader_queue_prefix', LeaderSettings.queue_prefix)}{election}"
 
 
 def _leader_values(conf: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from kombu import Queue
 
 from celery_leader.exceptions import ConfigurationError, NotLeader
 from celery_leader.leadership import state
-from celery_leader.settings import DEFAULT_ELECTION, LeaderSettings
+from celery_leader.settings import DEFAULT_ELECTION, queue_name
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ def leader_queue(app: Celery, election: str) -> Queue:
     A registry of its own answers, because the app's would make every worker consume whatever is looked up in it
     (Celery before 5.7).
     """
-    name = LeaderSettings.from_app(app).queue_name(election)
-    queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[name]
+    queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[queue_name(app, election)]
     return queue
 
 

@@ -254,3 +254,10 @@ def test_marks_are_found_on_tasks_only() -> None:
     """Anything may be asked."""
     assert mark_of(None) is None
     assert mark_of("text") is None
+
+
+def test_publishers_need_no_store() -> None:
+    """A web process sends guarded tasks without knowing where elections are kept."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.leader_queue_prefix = "mine."
+    assert leader_queue(app, "default").name == "mine.default"
