@@ -1,0 +1,119 @@
+"""What the log of a chaos run proves. Each check returns what is wrong, so that a test can print all of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Evidence:
+    """The lines of a log."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> Evidence:
+        """Read the log at *path*, which may still grow."""
+        text = path.read_text() if path.exists() else ""
+        return cls([json.loads(line) for line in text.splitlines()])
+
+    def of(self, what: str) -> list[dict[str, Any]]:
+        """Return the lines of one kind."""
+        return [line for line in self.lines if line["what"] == what]
+
+    # -- trusts ------------------------------------------------------------------------------------------------
+
+    def terms(self) -> list[tuple[float, float, int]]:
+        """Return for each term from when to when somebody trusted it, and its token, in order.
+
+        A trust ends when it is ended, or by itself.
+        """
+        began: dict[int, float] = {}
+        until: dict[int, float] = {}
+        of_process: dict[int, int] = {}
+        for line in self.lines:
+            if line["what"] == "trust":
+                began.setdefault(line["token"], line["at"])
+                until[line["token"]] = line["until"]
+                of_process[line["pid"]] = line["token"]
+            elif line["what"] == "trust-end" and line["pid"] in of_process:
+                token = of_process.pop(line["pid"])
+                until[token] = min(until[token], line["at"])
+        return sorted((began[token], until[token], token) for token in began)
+
+    def overlaps(self) -> list[str]:
+        """Return where two terms were trusted at once, and where a token did not grow."""
+        terms = self.terms()
+        wrong = []
+        for (_, end, token), (start, _, following) in zip(terms, terms[1:], strict=False):
+            if start < end:
+                wrong.append(f"terms {token} and {following} overlap by {end - start:.6f} s")
+            if following <= token:
+                wrong.append(f"token {following} follows {token}")
+        return wrong
+
+    # -- ticks -------------------------------------------------------------------------------------------------
+
+    def twice(self) -> list[str]:
+        """Return the ticks that have two ids."""
+        ids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for line in self.of("tick"):
+            ids[line["entry"], line["due"]].add(line["id"])
+        return [f"{entry} due {due} was sent as {found}" for (entry, due), found in ids.items() if len(found) > 1]
+
+    def repeated(self) -> int:
+        """Return how many messages of ticks were executed again: sent again, or redelivered, with the same id."""
+        counted = Counter(line["id"] for line in self.of("tick"))
+        return sum(counted.values()) - len(counted)
+
+    def ticks(self, entry: str) -> list[float]:
+        """Return when the ticks of *entry* that were executed were due, in order."""
+        return sorted(
+            {datetime.fromisoformat(each["due"]).timestamp() for each in self.of("tick") if each["entry"] == entry}
+        )
+
+    def lost(self, claimed: dict[str, int], periods: dict[str, float], longest_takeover: float) -> list[str]:
+        """Return the ticks that are missing.
+
+        Args:
+            claimed: How many ticks of each entry the ledger counted.
+            periods: The entries' periods in seconds.
+            longest_takeover: How long nobody may have led at a stretch; ticks missed meanwhile become one.
+        """
+        wrong = []
+        for entry, period in periods.items():
+            dues = self.ticks(entry)
+            if len(dues) != claimed.get(entry, 0):
+                wrong.append(f"{entry}: {claimed.get(entry, 0)} ticks were claimed, {len(dues)} executed")
+            for before, after in zip(dues, dues[1:], strict=False):
+                if after - before > period + longest_takeover:
+                    wrong.append(f"{entry}: nothing was due for {after - before:.1f} s")
+        return wrong
+
+    # -- guarded tasks -----------------------------------------------------------------------------------------
+
+    def guarded_wrong(self, sent: int, killed: set[int]) -> list[str]:
+        """Return what is wrong with the guarded tasks 0 … *sent* - 1.
+
+        Each ran once, on a leader. One that was running in a process of *killed* may run again.
+        """
+        starts, ends = Counter(), Counter()  # type: ignore[var-annotated]
+        wrong = []
+        for line in self.of("guarded-start"):
+            starts[line["number"]] += 1
+            if not line["leads"] or line["token"] is None:
+                wrong.append(f"guarded task {line['number']} began on a follower")
+        for line in self.of("guarded-end"):
+            ends[line["number"]] += 1
+        broken_off = Counter(line["number"] for line in self.of("guarded-start") if line["pid"] in killed)
+        for number in range(sent):
+            if not ends[number]:
+                wrong.append(f"guarded task {number} never ended; it began {starts[number]} times")
+            elif starts[number] > 1 + broken_off[number]:
+                wrong.append(f"guarded task {number} began {starts[number]} times")
+        return wrong

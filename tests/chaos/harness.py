@@ -1,0 +1,235 @@
+"""Real workers on real stores and a real broker, to be harmed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+from tests.chaos.evidence import Evidence
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+PROJECT = Path(__file__).parent / "project"
+ROOT = Path(__file__).parents[2]
+
+#: Durations of the chaos elections, in seconds: short, and long enough for two busy cores.
+LEASE, DEADLINE, RETRY = 3.0, 2.0, 0.4
+#: The longest that nobody leads after a leader is gone without a word.
+LONGEST_TAKEOVER = LEASE + RETRY * 2.2 + 1.5
+#: How long until a message is delivered again whose worker was killed, and how often Redis' transport looks.
+VISIBILITY, RESTORE_INTERVAL = 5, 10
+
+PERIODS = {"second": 1.0, "seven": 7.0}
+
+
+@dataclass
+class Fleet:
+    """Workers, the store of their election, and what they wrote down."""
+
+    directory: Path
+    broker: RedisServer
+    store: str
+    database: dict[str, Any] | None = None
+    conf: dict[str, Any] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    dead_pids: set[int] = field(default_factory=set)
+    sent: int = 0
+    _starts: int = 0
+
+    def __post_init__(self) -> None:
+        """Write the settings, and make the tables of a database."""
+        self.app = Celery("chaos", broker=self.broker.url, set_as_current=False)
+        self.app.conf.broker_transport_options = {"visibility_timeout": VISIBILITY}
+        if self.database:
+            self._run(sys.executable, "-m", "django", "migrate", "-v0")
+
+    @property
+    def log(self) -> Path:
+        """Where the workers write."""
+        return self.directory / "events.jsonl"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the workers' processes find."""
+        conf = {
+            "broker_url": self.broker.url,
+            "broker_transport_options": {"visibility_timeout": VISIBILITY},
+            "broker_connection_retry_on_startup": True,
+            "broker_connection_max_retries": None,
+            "worker_prefetch_multiplier": 1,
+            "worker_cancel_long_running_tasks_on_connection_loss": False,
+            "task_ignore_result": True,
+            "leader_backend": self.store,
+            "leader_lease_duration": LEASE,
+            "leader_renew_deadline": DEADLINE,
+            "leader_retry_period": RETRY,
+            "leader_beat": True,
+            "beat_schedule": {
+                name: {"task": "chaos_project.tick", "schedule": period, "args": [name]}
+                for name, period in PERIODS.items()
+            },
+            **self.conf,
+        }
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(PROJECT), str(ROOT)]),
+            "PYTHONWARNINGS": "ignore",
+            "CHAOS_LOG": str(self.log),
+            "CHAOS_CONF": json.dumps(conf),
+            "CHAOS_DATABASE": json.dumps(self.database),
+            "DJANGO_SETTINGS_MODULE": "chaos_settings" if self.database else "",
+        }
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def start(self, name: str, *options: str) -> None:
+        """Start one worker, in a session of its own."""
+        self._starts += 1
+        command = [sys.executable, "-m", "celery", "-A", "chaos_project", "worker", "-l", "INFO", "-n", f"{name}@chaos"]
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [*command, *(options or ("-c", "2"))],
+                env=self.environment, cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def start_all(self, *names: str) -> None:
+        """Start workers and wait until one of them leads."""
+        for name in names:
+            self.start(name)
+        self.await_leader()
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to the main process of a worker."""
+        os.kill(self.processes[name].pid, number)
+
+    def signal_all(self, name: str, number: int) -> None:
+        """Send a signal to all processes of a worker."""
+        os.killpg(self.processes[name].pid, number)
+
+    def await_end(self, name: str, timeout: float = 40) -> int:
+        """Wait for a worker to end; return its exit status."""
+        return self.processes.pop(name).wait(timeout)
+
+    def alive(self) -> list[str]:
+        """Return the workers that run."""
+        return [name for name, process in self.processes.items() if process.poll() is None]
+
+    def children(self, name: str) -> set[int]:
+        """Return the pids of a worker, its own first."""
+        parent = self.processes[name].pid
+        found = {parent}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                fields = path.read_text().rpartition(")")[2].split()
+                if int(fields[1]) == parent:
+                    found.add(int(path.parent.name))
+        return found
+
+    def close(self) -> None:
+        """End all workers, whatever state they are in."""
+        for process in self.processes.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+        self.processes.clear()
+
+    def stop_all(self) -> None:
+        """Stop all workers warmly."""
+        for name in list(self.processes):
+            self.signal(name, signal.SIGTERM)
+        for name in list(self.processes):
+            self.await_end(name)
+
+    # -- the election ----------------------------------------------------------------------------------------------
+
+    def leader(self) -> str | None:
+        """Return the name of the worker that trusts itself to lead at this moment."""
+        evidence, now = self.evidence(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        terms = evidence.terms()
+        if not terms or terms[-1][1] <= now:
+            return None
+        identity = next(line["identity"] for line in evidence.of("trust") if line["token"] == terms[-1][2])
+        return str(identity).partition("@")[0]
+
+    def await_leader(self, other_than: str = "", timeout: float = 40) -> str:
+        """Wait until a worker leads; return its name."""
+
+        def found() -> str | None:
+            leader = self.leader()
+            return leader if leader and leader != other_than and leader in self.alive() else None
+
+        leader = eventually(found, timeout=timeout, what=f"a leader other than {other_than!r}")
+        assert leader
+        return leader
+
+    def tokens(self) -> list[int]:
+        """Return the tokens of all terms so far."""
+        return [token for _, _, token in self.evidence().terms()]
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    def send_guarded(self, count: int, seconds: float = 0.0) -> None:
+        """Send guarded tasks."""
+        for _ in range(count):
+            self.app.send_task("chaos_project.guarded", (self.sent, seconds), queue="celery-leader.default", retry=True)
+            self.sent += 1
+
+    def evidence(self) -> Evidence:
+        """Return what was written down so far."""
+        return Evidence.read(self.log)
+
+    def claimed(self) -> dict[str, int]:
+        """Return how many ticks of each entry the ledger counts; all must be confirmed."""
+        script = (
+            "import json, chaos_project as p\n"
+            "from celery_leader.settings import LeaderSettings\n"
+            "from celery_leader.leadership.campaign import backend_of\n"
+            "claims = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger('default').open(2**62)\n"
+            "print(json.dumps({name: [claim.run_count, claim.sent] for name, claim in claims.items()}))\n"
+        )
+        counted = json.loads(self._run(sys.executable, "-c", script).splitlines()[-1])
+        return {name: count for name, (count, sent) in counted.items()}
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+class Stream:
+    """Sends guarded tasks all the while, on a thread."""
+
+    def __init__(self, fleet: Fleet, each: float = 0.5) -> None:
+        """Send one task each *each* seconds; some take a while."""
+        self._fleet = fleet
+        self._each = each
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Stream:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """End."""
+        self._stopping.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._each):
+            self._fleet.send_guarded(1, 0.3 if self._fleet.sent % 3 == 0 else 0.0)

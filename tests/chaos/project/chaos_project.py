@@ -1,0 +1,78 @@
+"""The Celery app that the chaos tests run as real workers. Everything that happens is one line in one file.
+
+A line is written by one write() on a descriptor opened for appending, so that lines of many processes never mix. Times
+are of the boot-time clock, which all processes of the machine share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from celery import Celery, current_task
+
+import celery_leader
+from celery_leader import leader_only
+from celery_leader.election.clock import boot_time_ns
+from celery_leader.leadership.cell import Cell
+
+_log = os.open(os.environ["CHAOS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+
+def log(what: str, **details: Any) -> None:
+    """Write one line."""
+    line = {"what": what, "at": boot_time_ns() / 1e9, "pid": os.getpid(), **details}
+    os.write(_log, json.dumps(line).encode() + b"\n")
+
+
+app = Celery("chaos")
+app.conf.update(json.loads(os.environ["CHAOS_CONF"]))
+celery_leader.setup(app)
+
+
+def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
+    publish(self, trust)
+    if trust:
+        log("trust", identity=trust.term.identity, token=trust.term.fencing_token, until=trust.until)
+    else:
+        log("trust-end", process=os.getpid())
+
+
+Cell.publish = _publish  # type: ignore[method-assign]  # the exact moments, as no signal could tell them
+
+
+@app.task(acks_late=True)
+def tick(entry: str) -> None:
+    """Note one tick of a periodic entry."""
+    request = current_task.request
+    log("tick", entry=entry, id=request.id, due=request.headers["leader_due_at"], token=request.headers["leader_token"])
+
+
+@app.task
+@leader_only
+def guarded(number: int, seconds: float = 0.0) -> None:
+    """Note when a guarded task begins and ends, and what it believes then."""
+    log("guarded-start", number=number, leads=celery_leader.is_leader(), token=celery_leader.fencing_token())
+    time.sleep(seconds)
+    log("guarded-end", number=number)
+
+
+@app.task
+def ask(number: int) -> None:
+    """Note what a pool child answers."""
+    log(
+        "answer", number=number, leads=celery_leader.is_leader(), leader=celery_leader.get_leader(), parent=os.getppid()
+    )
+
+
+@app.task
+def keep_asking(seconds: float) -> None:
+    """Note at each change what a pool child answers, for some time."""
+    end, last = time.monotonic() + seconds, None
+    while time.monotonic() < end:
+        if (leads := celery_leader.is_leader()) != last:
+            log("belief", leads=leads, parent=os.getppid())
+            last = leads
+        time.sleep(0.002)

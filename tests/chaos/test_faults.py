@@ -1,0 +1,104 @@
+"""The leading worker of three is killed, stopped and paused, five times each, on each kind of store."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, RESTORE_INTERVAL, VISIBILITY, Fleet, Stream
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+
+TIMES = 5
+
+
+def kill(fleet: Fleet, leader: str) -> None:
+    """SIGKILL the main process; its children go with it."""
+    fleet.dead_pids |= fleet.children(leader)
+    fleet.signal(leader, signal.SIGKILL)
+    fleet.await_end(leader)
+    fleet.start(leader)
+
+
+def terminate(fleet: Fleet, leader: str) -> None:
+    """Stop it warmly; another takes its place."""
+    fleet.signal(leader, signal.SIGTERM)
+
+
+def quit_(fleet: Fleet, leader: str) -> None:
+    """Stop it coldly: running tasks are cut off."""
+    fleet.dead_pids |= fleet.children(leader)
+    fleet.signal(leader, signal.SIGQUIT)
+
+
+def pause(fleet: Fleet, leader: str) -> None:
+    """Stop all its processes for three leases; it goes on when another leads."""
+    fleet.signal_all(leader, signal.SIGSTOP)
+    time.sleep(3 * LEASE)
+    fleet.signal_all(leader, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("fault", [kill, terminate, quit_, pause])
+@pytest.mark.parametrize("fleet", ["redis", "sqlite", "postgres"], indirect=True)
+def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], None]) -> None:
+    """One leader at a time, no tick twice, none lost, each guarded task once, and all workers live."""
+    fleet.start_all("a", "b", "c")
+    takeovers = []
+    with Stream(fleet):
+        for _ in range(TIMES):
+            leader = fleet.await_leader()
+            eventually(lambda: len(fleet.alive()) == 3, timeout=30)
+            tokens = fleet.tokens()
+            begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+            fault(fleet, leader)
+            eventually(lambda: len(fleet.tokens()) > len(tokens), timeout=40, what="a new term")
+            takeovers.append(min(start for start, _, token in fleet.evidence().terms() if token > tokens[-1]) - begun)
+            if fault in (terminate, quit_):
+                fleet.await_end(leader)
+                fleet.start(leader)
+    fleet.await_leader()
+    assert sorted(fleet.alive()) == ["a", "b", "c"]
+    finish(fleet)
+    report(fleet, takeovers)
+    evidence = fleet.evidence()
+    assert evidence.overlaps() == []
+    assert evidence.twice() == []
+    assert evidence.lost(fleet.claimed(), PERIODS, LONGEST_TAKEOVER) == []
+    assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
+    assert max(takeovers) < LONGEST_TAKEOVER
+    if fault is not kill:
+        assert evidence.repeated() == 0
+
+
+def finish(fleet: Fleet) -> None:
+    """Let the beats stop, and every message that is still anywhere run: on one worker that can't send any more."""
+    fleet.stop_all()
+    fleet.conf["beat_schedule"] = {}
+    fleet.start_all("last")
+    claimed = fleet.claimed()
+    with suppress(AssertionError):  # what is missing after that time is for the checks to tell
+        eventually(
+            lambda: (
+                not fleet.evidence().guarded_wrong(fleet.sent, fleet.dead_pids)
+                and not fleet.evidence().lost(claimed, PERIODS, float("inf"))
+            ),
+            timeout=2 * (VISIBILITY + RESTORE_INTERVAL),
+            interval=0.2,
+        )
+    fleet.stop_all()
+
+
+def report(fleet: Fleet, takeovers: list[float]) -> None:
+    """Print what was seen."""
+    evidence = fleet.evidence()
+    ticks = sum(len(evidence.ticks(entry)) for entry in PERIODS)
+    print(
+        f"\nchaos: terms={len(evidence.terms())} ticks={ticks} twice={len(evidence.twice())} "
+        f"repeated={evidence.repeated()} guarded={fleet.sent} overlaps={len(evidence.overlaps())} "
+        f"takeovers={' '.join(f'{seconds:.2f}' for seconds in sorted(takeovers))} s"
+    )
