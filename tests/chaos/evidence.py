@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Evidence:
         """Return where two terms were trusted at once, and where a token did not grow."""
         terms = self.terms()
         wrong = []
-        for (_, end, token), (start, _, following) in zip(terms, terms[1:], strict=False):
+        for (_, end, token), (start, _, following) in itertools.pairwise(terms):
             if start < end:
                 wrong.append(f"terms {token} and {following} overlap by {end - start:.6f} s")
             if following <= token:
@@ -90,7 +91,7 @@ class Evidence:
             dues = self.ticks(entry)
             if len(dues) != claimed.get(entry, 0):
                 wrong.append(f"{entry}: {claimed.get(entry, 0)} ticks were claimed, {len(dues)} executed")
-            for before, after in zip(dues, dues[1:], strict=False):
+            for before, after in itertools.pairwise(dues):
                 if after - before > period + longest_takeover:
                     wrong.append(f"{entry}: nothing was due for {after - before:.1f} s")
         return wrong

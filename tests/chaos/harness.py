@@ -174,9 +174,10 @@ class Fleet:
         assert leader
         return leader
 
-    def tokens(self) -> list[int]:
-        """Return the tokens of all terms so far."""
-        return [token for _, _, token in self.evidence().terms()]
+    def await_term(self, number: int, timeout: float = 40) -> float:
+        """Wait until there were more than *number* terms; return when the first of the new ones began."""
+        eventually(lambda: len(self.evidence().terms()) > number, timeout=timeout, what="a new term")
+        return self.evidence().terms()[number][0]
 
     # -- work ------------------------------------------------------------------------------------------------------
 
@@ -220,10 +221,9 @@ class Stream:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> None:
         """Begin."""
         self._thread.start()
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         """End."""
