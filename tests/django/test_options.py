@@ -8,6 +8,7 @@ import pytest
 from django.db import connections
 
 from celery_leader.django.options import own_settings
+from tests.django.conftest import variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,9 @@ def test_limits_of_a_mariadb_session(mariadb_alias: str, backend_of: Callable[..
         lock = backend_of(mariadb_alias, timeout=timeout).lock()
         assert lock._connection.run(lambda using: shown(connections[using], *names)) == expected
     assert shown(connections[mariadb_alias], "innodb_lock_wait_timeout") == [50]
+    with variant(mariadb_alias, OPTIONS={"isolation_level": "repeatable read"}) as name:
+        lock = backend_of(name).lock()
+        assert lock._connection.run(lambda using: shown(connections[using], "tx_isolation")) == ["READ-COMMITTED"]
 
 
 def test_sqlite_says_at_once_that_it_will_write(sqlite_alias: str) -> None:
