@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[2]
 LEASE, DEADLINE, RETRY = 3.0, 2.0, 0.4
 #: The longest that nobody leads after a leader is gone without a word.
 LONGEST_TAKEOVER = LEASE + RETRY * 2.2 + 1.5
-#: How long until a message is delivered again whose worker was killed, and how often Redis' transport looks.
-VISIBILITY, RESTORE_INTERVAL = 5, 10
+#: How long until a message may be delivered again whose worker was killed, in seconds.
+VISIBILITY = 5
 
 PERIODS = {"second": 1.0, "seven": 7.0}
 
@@ -171,6 +171,19 @@ class Fleet:
             return leader if leader and leader != other_than and leader in self.alive() else None
 
         leader = eventually(found, timeout=timeout, what=f"a leader other than {other_than!r}")
+        assert leader
+        return leader
+
+    def await_ticking_leader(self) -> str:
+        """Wait until a worker leads whose ticks were executed; return its name."""
+
+        def found() -> str | None:
+            leader, evidence = self.leader(), self.evidence()
+            token = evidence.terms()[-1][2] if evidence.terms() else 0
+            ticks = [line for line in evidence.of("tick") if line["token"] == str(token)]
+            return leader if len(ticks) >= 2 and leader in self.alive() else None
+
+        leader = eventually(found, timeout=40, interval=0.05, what="a leader that ticks")
         assert leader
         return leader
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, RESTORE_INTERVAL, VISIBILITY, Fleet, Stream
+from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, VISIBILITY, Fleet, Stream
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
@@ -51,7 +52,7 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     takeovers = []
     with Stream(fleet):
         for _ in range(TIMES):
-            leader = fleet.await_leader()
+            leader = fleet.await_ticking_leader()
             eventually(lambda: len(fleet.alive()) == 3, timeout=30)
             terms = len(fleet.evidence().terms())
             begun = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -60,36 +61,42 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
             if fault in (terminate, quit_):
                 fleet.await_end(leader)
                 fleet.start(leader)
-    fleet.await_leader()
+    fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
     finish(fleet)
     report(fleet, takeovers)
+    # A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
+    longest = LONGEST_TAKEOVER + (3 * LEASE if fault is pause and "sqlite" in str(fleet.database) else 0)
     evidence = fleet.evidence()
     assert evidence.overlaps() == []
     assert evidence.twice() == []
-    assert evidence.lost(fleet.claimed(), PERIODS, LONGEST_TAKEOVER) == []
+    assert evidence.lost(fleet.claimed(), PERIODS, longest) == []
     assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
-    assert max(takeovers) < LONGEST_TAKEOVER
-    if fault is not kill:
+    assert max(takeovers) < longest
+    if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
         assert evidence.repeated() == 0
 
 
 def finish(fleet: Fleet) -> None:
-    """Let the beats stop, and every message that is still anywhere run: on one worker that can't send any more."""
+    """Let the beats stop, and every message that is still anywhere run, on workers without a beat.
+
+    Redis' transport looks for messages of dead workers when a worker starts, and then for long no more.
+    """
     fleet.stop_all()
-    fleet.conf["beat_schedule"] = {}
-    fleet.start_all("last")
     claimed = fleet.claimed()
-    with suppress(AssertionError):  # what is missing after that time is for the checks to tell
-        eventually(
-            lambda: (
-                not fleet.evidence().guarded_wrong(fleet.sent, fleet.dead_pids)
-                and not fleet.evidence().lost(claimed, PERIODS, float("inf"))
-            ),
-            timeout=2 * (VISIBILITY + RESTORE_INTERVAL),
-            interval=0.2,
-        )
-    fleet.stop_all()
+    fleet.conf["leader_beat"] = False
+
+    def is_complete() -> bool:
+        evidence = fleet.evidence()
+        return not (evidence.guarded_wrong(fleet.sent, fleet.dead_pids) or evidence.lost(claimed, PERIODS, math.inf))
+
+    for attempt in range(3):
+        fleet.start_all(f"last{attempt}")
+        with suppress(AssertionError):  # what is missing in the end is for the checks to tell
+            eventually(is_complete, timeout=VISIBILITY + 2, interval=0.2)
+        fleet.stop_all()
+        if is_complete():
+            return
 
 
 def report(fleet: Fleet, takeovers: list[float]) -> None:
