@@ -6,6 +6,7 @@ another database add its alias while they run: see ``databases`` in ``tests/djan
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ import pymysql
 
 # Django asks for mysqlclient, which is built from C; PyMySQL stands in for it.
 pymysql.install_as_MySQLdb()
+
+_DEFAULT = Path(tempfile.gettempdir()) / f"celery-leader-tests-{os.getpid()}.sqlite3"
+atexit.register(_DEFAULT.unlink, missing_ok=True)
 
 SECRET_KEY = "tests"
 DEBUG = False
@@ -26,7 +30,7 @@ STATIC_URL = "/static/"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(Path(tempfile.gettempdir()) / f"celery-leader-tests-{os.getpid()}.sqlite3"),
+        "NAME": str(_DEFAULT),
     },
 }
 
