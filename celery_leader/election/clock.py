@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
 
@@ -39,3 +39,23 @@ class SystemClock:
     def utcnow(self) -> datetime:
         """Return the wall clock's time in UTC."""
         return datetime.now(timezone.utc)
+
+
+class DistinctTimes:
+    """Times to write into records, no two the same, even while the wall clock stands still.
+
+    The time of a renewal is what tells it from the one before when a write without an answer is read back.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Take the clock whose wall time to write."""
+        self._clock = clock
+        self._last: datetime | None = None
+        self._repeats = 0
+
+    def next(self) -> datetime:
+        """Return the wall clock's time, a microsecond more for each time that it was the same."""
+        now = self._clock.utcnow()
+        self._repeats = self._repeats + 1 if now == self._last else 0
+        self._last = now
+        return now + self._repeats * timedelta.resolution

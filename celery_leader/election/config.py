@@ -55,10 +55,11 @@ class ElectionConfig:
             raise ConfigurationError(f"Election {self.name!r} can't be held: " + "; ".join(problems) + ".")
 
     def _problems(self) -> list[str]:
-        problems = [f"{field} must not be empty" for field in ("name", "identity") if not getattr(self, field)]
+        names = [field for field in ("name", "identity") if not _is_text(getattr(self, field))]
         wrong = [field for field in _DURATIONS if not _is_positive(getattr(self, field))]
+        problems = [f"{field} must be a text and not empty, got {getattr(self, field)!r}" for field in names]
         problems += [f"{field} must be a positive, finite number, got {getattr(self, field)!r}" for field in wrong]
-        return problems or self._impossible_timings()
+        return problems if wrong else problems + self._impossible_timings()
 
     def _impossible_timings(self) -> list[str]:
         problems = []
@@ -77,6 +78,10 @@ class ElectionConfig:
 
 
 _DURATIONS = ("lease_duration", "renew_deadline", "retry_period", "jitter_factor")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_positive(value: object) -> bool:

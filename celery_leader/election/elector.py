@@ -25,28 +25,16 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from enum import Enum
 
-from celery_leader.election.clock import Clock, SystemClock
+from celery_leader.election.clock import Clock, DistinctTimes, SystemClock
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.lock import Lock, StoredRecord
 from celery_leader.election.observers import Observer, Observers
 from celery_leader.election.record import ElectionRecord
-from celery_leader.election.term import StopReason, Term, Trust, next_token
+from celery_leader.election.term import Candidacy, StopReason, Term, Trust, next_token
 from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
 
 logger = logging.getLogger(__name__)
-
-#: How long (seconds) the record of a released lease says that it lasts: as good as over, for any reader of it.
-RELEASED_LEASE = 1.0
-
-
-class Candidacy(Enum):
-    """How far a candidate may go."""
-
-    CONTEND = "contend"  #: acquire and renew
-    HOLD = "hold"  #: renew what it has, acquire nothing new
-    OBSERVE = "observe"  #: write nothing
 
 
 @dataclass(frozen=True)
@@ -91,6 +79,7 @@ class LeaderElector:
         #: May be assigned from any thread; the next attempt goes by it.
         self.candidacy = Candidacy.CONTEND
         self._clock: Clock = clock or SystemClock()
+        self._write_times = DistinctTimes(self._clock)
         self._observers = Observers(observers)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
@@ -98,7 +87,7 @@ class LeaderElector:
         self._observed: _Observation | None = None
         self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
         self._trust: Trust | None = None
-        self._highest_token = 0
+        self._highest_token = 0  # seen, or sent
         self._reported_leader = ""
         self._last_complaint = ""
 
@@ -112,7 +101,7 @@ class LeaderElector:
     def trust(self) -> Trust | None:
         """The belief "I lead" if it still holds at this moment, else None. None in a forked child."""
         trust = self._trust
-        if trust is None or self._clock.monotonic() >= trust.until or os.getpid() != self._pid:
+        if trust is None or self._clock.monotonic() >= trust.until or self._is_copy():
             return None
         return trust
 
@@ -143,7 +132,7 @@ class LeaderElector:
             LeaseExpired: The last renewal is older than the lease plus the tolerance.
         """
         trust = self._trust
-        if trust is None:
+        if trust is None or self._is_copy():
             return
         age = self._clock.monotonic() - trust.renewed_at
         if age > self.config.lease_duration + max_tolerable_expired_lease:
@@ -168,7 +157,10 @@ class LeaderElector:
 
         Returns:
             Whether it succeeded: this process leads, until the start of this attempt + ``renew_deadline``.
+            False in a forked child, which is no candidate.
         """
+        if self._is_copy():
+            return False
         started = self._clock.monotonic()
         self._end_if_expired(started)
         try:
@@ -188,21 +180,24 @@ class LeaderElector:
     def release(self) -> bool:
         """End the term and give the lease back, so that a follower may take it at once.
 
-        The trust ends first. Nothing is written when there is no term, or when its time is over.
+        The trust ends first. Nothing is written when there is no term, when its time is over, or in a forked child.
 
         Returns:
             Whether the store now holds the released record.
         """
-        self._end_if_expired(self._clock.monotonic())
-        term, trusted, observed = self._term, self._trust is not None, self._observed
-        self._forget()
-        if term is None or observed is None:
+        if self._is_copy():
             return False
-        released = self._write_release(term, observed.stored)
-        if trusted:
-            self._tell_stopped(term, StopReason.RELEASED)
-        self._report_leader()
-        return released
+        self._end_if_expired(self._clock.monotonic())
+        term, trust, observed = self._term, self._trust, self._observed
+        self._forget()
+        if term is None:
+            return False
+        try:
+            return self._write_release(term, observed.stored if trust and observed else None)
+        finally:
+            if trust:
+                self._tell_stopped(term, StopReason.RELEASED)
+            self._report_leader()
 
     def join_observers(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until each observer has heard all; return whether all have."""
@@ -258,7 +253,7 @@ class LeaderElector:
 
     def _write_new_term(self, transitions: int, previous: StoredRecord | None) -> StoredRecord:
         now = self._clock.utcnow()
-        token = next_token(self._highest_token, now)
+        token = self._highest_token = next_token(self._highest_token, now)
         self._term = Term(self.config.name, self.config.identity, token)
         record = self._mine(ElectionRecord(acquire_time=now, leader_transitions=transitions, fencing_token=token))
         try:
@@ -273,7 +268,7 @@ class LeaderElector:
             record,
             holder_identity=self.config.identity,
             lease_duration=self.config.lease_duration,
-            renew_time=self._clock.utcnow(),
+            renew_time=self._write_times.next(),
         )
 
     def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
@@ -296,34 +291,32 @@ class LeaderElector:
             raise error
         return stored
 
-    def _write_release(self, term: Term, previous: StoredRecord) -> bool:
+    def _write_release(self, term: Term, previous: StoredRecord | None) -> bool:
+        """Blank the record if it is *term*'s; look first when it isn't known what the store holds."""
         for _ in range(2):
-            if previous.record.holder_identity != term.identity or previous.record.fencing_token != term.fencing_token:
-                return False
-            now = self._clock.utcnow()
-            blank = replace(
-                previous.record, holder_identity="", lease_duration=RELEASED_LEASE, acquire_time=now, renew_time=now
-            )
             try:
-                self._observe(self._write(blank, previous))
+                previous = previous or self._look()
+                if not term.holds(previous.record):
+                    return False
+                self._observe(self._write(previous.record.released(self._write_times.next()), previous))
                 return True
+            except RecordNotFound:
+                return False
             except RecordConflict:
                 logger.debug("Election %r: the record changed during its release", self.config.name)
             except LockUnavailable as error:
                 self._complain(error)
-            try:
-                previous = self._look()
-            except (LockUnavailable, RecordNotFound):
-                return False
+            previous = None
         return False
 
     # -- what is known -----------------------------------------------------------------------------------------
 
+    def _is_copy(self) -> bool:
+        """Return whether this is a forked child: what it inherited is its parent's to act on."""
+        return os.getpid() != self._pid
+
     def _is_mine(self, record: ElectionRecord) -> bool:
-        term = self._term
-        return (
-            term is not None and record.holder_identity == term.identity and record.fencing_token == term.fencing_token
-        )
+        return self._term is not None and self._term.holds(record)
 
     def _is_taken(self) -> bool:
         """Return whether this candidate must leave the record to its holder, or may not take it at all."""

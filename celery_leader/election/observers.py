@@ -59,7 +59,11 @@ class _Queue:
             if not self.idle.is_set():
                 return
             self.idle.clear()
-        threading.Thread(target=self._drain, name="celery-leader-observer", daemon=True).start()
+        try:
+            threading.Thread(target=self._drain, name="celery-leader-observer", daemon=True).start()
+        except RuntimeError:  # too many threads, or the interpreter ends: what is queued goes with the next call
+            logger.exception("Observer %r can't be told of %s now", self._observer, method)
+            self.idle.set()
 
     def _drain(self) -> None:
         while call := self._next():
@@ -67,7 +71,7 @@ class _Queue:
             try:
                 deliver: Callable[..., None] = getattr(self._observer, method)
                 deliver(*args)
-            except Exception:  # an observer's fault is its own: the next call and the others go on
+            except BaseException:  # even SystemExit is an observer's own: the next call and the others go on
                 logger.exception("Observer %r failed on %s%r", self._observer, method, args)
 
     def _next(self) -> tuple[str, tuple[Any, ...]] | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
+
+#: How long (seconds) the record of a released lease says that it lasts: as good as over, for any reader of it.
+RELEASED_LEASE = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,12 @@ class ElectionRecord:
             raise ValueError(f"lease_duration must be a number of seconds from 0 up, got {self.lease_duration!r}")
         for field in ("leader_transitions", "fencing_token"):
             value = getattr(self, field)
-            if not _is_number(value) or value != int(value) or value < 0:
+            if not _is_number(value) or not math.isfinite(value) or value != int(value) or value < 0:
                 raise ValueError(f"{field} must be a whole number from 0 up, got {value!r}")
+
+    def released(self, now: datetime) -> ElectionRecord:
+        """Return the record that the holder leaves behind: nobody's, with the token that the next one must exceed."""
+        return replace(self, holder_identity="", lease_duration=RELEASED_LEASE, acquire_time=now, renew_time=now)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values.
@@ -83,12 +90,19 @@ class ElectionRecord:
             acquire_time=_time_from_text(values.get("acquire_time")),
             renew_time=_time_from_text(values.get("renew_time")),
             leader_transitions=values.get("leader_transitions", 0),
-            fencing_token=int(values["fencing_token"]),
+            fencing_token=_token_from_text(values["fencing_token"]),
         )
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _token_from_text(value: object) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError(f"fencing_token must be a whole number from 0 up, got {value!r}") from None
 
 
 def _time_to_text(value: datetime | None) -> str | None:

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from celery_leader.election.elector import Candidacy, LeaderElector
+from celery_leader.election.elector import LeaderElector
+from celery_leader.election.term import Candidacy
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class ElectorThread:
         self._stopping = threading.Event()
         self._draining = threading.Event()
         self._thread: threading.Thread | None = None
+        self._idle_hints = 0
+        self._hinted_leader: str | None = None
         self._interrupt: Callable[[], None] | None = getattr(elector.lock, "interrupt", None)
 
     @property
@@ -100,9 +103,10 @@ class ElectorThread:
             while not self._stopping.is_set():
                 try:
                     self._turn()
-                except Exception:  # a candidate contends until it is stopped, whatever happens
+                except (Exception, SystemExit):  # a candidate contends until it is stopped, whatever happens
                     logger.exception("Election %r: an attempt failed unexpectedly", self.elector.config.name)
-                    self._woken.wait(self.elector.config.retry_period)
+                    if not self._stopping.is_set():
+                        self._woken.wait(self.elector.config.retry_period)
         finally:
             self._finish()
 
@@ -126,11 +130,11 @@ class ElectorThread:
         )
 
     def _finish(self) -> None:
-        try:
-            self._give_back()
-            self.elector.lock.close()
-        except Exception:  # the lease runs out by itself
-            logger.exception("Election %r: giving the lease back failed", self.elector.config.name)
+        for action in (self._give_back, self.elector.lock.close):
+            try:
+                action()
+            except (Exception, SystemExit):  # the lease runs out by itself
+                logger.exception("Election %r: giving the lease back failed", self.elector.config.name)
 
     def _give_back(self) -> None:
         if self.elector.config.release_on_cancel:
@@ -141,8 +145,20 @@ class ElectorThread:
             return
         if self.elector.is_leader():
             self._sleep_as_leader(delay)
-        elif self._wait_for_hint(delay) and not self._woken.is_set():
-            self._woken.wait(random.uniform(0, MAX_WAKE_DELAY))  # noqa: S311  # spreads requests, hides nothing
+        elif not self._wait_for_hint(delay):
+            self._idle_hints = 0
+        elif not self._woken.is_set():
+            self._woken.wait(min(delay, self._wake_delay()))
+
+    def _wake_delay(self) -> float:
+        """Return how long to wait after a hint: each time twice as long when the one before told of nothing.
+
+        A store that is down may end every wait at once, and must not be asked forty times a second.
+        """
+        leader = self.elector.get_leader()
+        self._idle_hints = self._idle_hints + 1 if leader == self._hinted_leader else 0
+        self._hinted_leader = leader
+        return random.uniform(0, MAX_WAKE_DELAY) * 2.0 ** min(self._idle_hints, 10)  # noqa: S311  # spreads requests
 
     def _sleep_as_leader(self, delay: float) -> None:
         end = time.monotonic() + delay

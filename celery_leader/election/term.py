@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from celery_leader.election.record import ElectionRecord
+
 
 @dataclass(frozen=True)
 class Term:
@@ -22,6 +24,10 @@ class Term:
     identity: str
     fencing_token: int
 
+    def holds(self, record: ElectionRecord) -> bool:
+        """Return whether *record* says that this term goes on."""
+        return record.holder_identity == self.identity and record.fencing_token == self.fencing_token
+
 
 @dataclass(frozen=True)
 class Trust:
@@ -36,6 +42,14 @@ class Trust:
     term: Term
     renewed_at: float
     until: float
+
+
+class Candidacy(Enum):
+    """How far a candidate may go."""
+
+    CONTEND = "contend"  #: acquire and renew
+    HOLD = "hold"  #: renew what it has, acquire nothing new
+    OBSERVE = "observe"  #: write nothing
 
 
 class StopReason(str, Enum):
