@@ -1,0 +1,166 @@
+"""What must hold in a world at every moment (DESIGN §3). Written without a look at how the elector does it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_leader.election import Candidacy, ElectionRecord, StopReason, StoredRecord, Term
+
+if TYPE_CHECKING:
+    from celery_leader.election import Trust
+    from tests.simulation.store_model import Request
+    from tests.simulation.world import Node, World
+
+#: Rounding of floats, in seconds.
+EPSILON = 1e-6
+
+
+class Violation(AssertionError):
+    """A rule was broken; the message holds the seed and the end of the story."""
+
+
+class Rules:
+    """Watches a world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._greatest_token = 0
+        self._holders: dict[int, str] = {}  # by token, for ever
+        self._changed_at = 0.0
+        self._written_at: dict[tuple[str, int], float] = {}  # when a term was last written to the store
+
+    @property
+    def terms(self) -> int:
+        """How many terms the store has seen."""
+        return len(self._holders)
+
+    def require(self, holds: bool, rule: str) -> None:
+        if not holds:
+            world = self._world
+            raise Violation(f"seed {world.seed} at {world.now:.3f}: {rule}\n{world.story()}")
+
+    # -- belief --------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Look at what each node believes at this moment."""
+        believers = [(node, trust) for node in self._world.nodes if (trust := node.trust)]
+        for node, trust in believers:
+            self._check_belief(node, trust)
+        if len(believers) > 1:
+            self._check_overlap([node for node, trust in believers if self._is_current(node, trust)])
+
+    def _check_overlap(self, current: list[Node]) -> None:
+        """A store that lost its data keeps no second leader out while a first one's trust is left from before."""
+        self.require(len(current) <= 1, f"two trust themselves: {[node.identity for node in current]}")
+        self._world.witness["overlap after data loss"] += 1
+
+    def _is_current(self, node: Node, trust: Trust) -> bool:
+        return node.clock.real(trust.renewed_at) > self._world.lost_data_at
+
+    def _check_belief(self, node: Node, trust: Trust) -> None:
+        if node.checked is trust:
+            return
+        node.checked = trust
+        term = trust.term
+        self.require(term.identity == node.identity, f"{node.identity} believes in {term}")
+        self.require(node.published == trust, f"{node.identity} published {node.published} and trusts {trust}")
+        length = trust.until - trust.renewed_at
+        self.require(length <= node.config.renew_deadline + EPSILON, f"trust of {length:g} s is too long")
+        started = node.clock.real(trust.renewed_at)
+        written = self._written_at.get((term.identity, term.fencing_token), -1.0)
+        self.require(
+            started <= written + EPSILON,
+            f"{node.identity} counts its trust from {started:.3f}, after its last write at {written:.3f}",
+        )
+
+    # -- terms ---------------------------------------------------------------------------------------------------
+
+    def has_begun(self, node: Node, term: Term) -> None:
+        self.require(node.open_term is None, f"{node.identity} started {term} within {node.open_term}")
+        self.require(node.elector.candidacy is not Candidacy.OBSERVE, f"{node.identity} observes, and leads")
+        node.open_term = term
+
+    def has_ended(self, node: Node, term: Term, reason: StopReason) -> None:
+        self.require(node.open_term == term, f"{node.identity} stopped {term} ({reason}) within {node.open_term}")
+        node.open_term = None
+
+    def has_stopped(self, node: Node) -> None:
+        self.require(node.open_term is None, f"{node.identity} stopped within {node.open_term}")
+        self.require(not node.elector.is_leader(), f"{node.identity} was stopped and believes")
+
+    # -- writes --------------------------------------------------------------------------------------------------
+
+    def may_send(self, request: Request) -> None:
+        record, node = request.record, request.node
+        if not record.holder_identity:
+            self.require(node.published is None, f"{node.identity} gives back what it still trusts in")
+            return
+        self.require(record.holder_identity == node.identity, f"{node.identity} writes for {record.holder_identity}")
+        self.require(node.elector.candidacy is not Candidacy.OBSERVE, f"{node.identity} observes, and writes")
+
+    def was_refused(self, request: Request, before: StoredRecord | None) -> None:
+        witness = self._world.witness
+        if request.previous is None:
+            witness["late creation refused"] += 1
+        elif before is None:
+            witness["write to a vanished record refused"] += 1
+        elif not _is_same_term(request.record, before.record):
+            is_renewal = _is_same_term(request.previous.record, request.record)
+            witness["stale renewal refused" if is_renewal else "slower takeover refused"] += 1
+
+    def was_written(self, request: Request, before: StoredRecord | None, after: StoredRecord) -> None:
+        """Compare what the store held with what it holds now."""
+        record = after.record
+        if not record.holder_identity:
+            self._released(request, before)
+        elif before is None:
+            self._created(request)
+        elif not _is_same_term(record, before.record):
+            self._taken_over(request, before.record)
+        self._changed_at = self._world.now
+        if record.holder_identity:
+            self._written_at[record.holder_identity, record.fencing_token] = self._world.now
+            holder = self._holders.setdefault(record.fencing_token, record.holder_identity)
+            self.require(holder == record.holder_identity, f"token {record.fencing_token} has two holders")
+
+    def _released(self, request: Request, before: StoredRecord | None) -> None:
+        old = before.record if before else ElectionRecord()
+        self.require(old.holder_identity == request.identity, f"{request.identity} gave back what {old} holds")
+        self.require(old.fencing_token == request.record.fencing_token, f"a release changed the token of {old}")
+
+    def _created(self, request: Request) -> None:
+        record, node = request.record, request.node
+        if self._holders.get(record.fencing_token) == record.holder_identity:
+            self._world.witness["vanished record put back"] += 1
+            return
+        self._new_token(request)
+        if node.identity == request.identity and node.seen and node.seen[0].record.holder_identity:
+            stored, since = node.seen
+            waited = (self._world.now - since) * node.clock.rate
+            lease = stored.record.lease_duration
+            self.require(waited >= lease - EPSILON, f"{node.identity} took a vanished record for a vacant one")
+            self._world.witness["vanished record waited out"] += 1
+
+    def _taken_over(self, request: Request, old: ElectionRecord) -> None:
+        self._new_token(request)
+        if not old.holder_identity:
+            self._world.witness["takeover by release"] += 1
+            return
+        unchanged = (self._world.now - self._changed_at) * request.node.clock.rate
+        self.require(
+            unchanged >= old.lease_duration - EPSILON,
+            f"{request.identity} took the lease of {old.holder_identity} after {unchanged:.3f} s",
+        )
+        self._world.witness["takeover by expiry"] += 1
+
+    def _new_token(self, request: Request) -> None:
+        token = request.record.fencing_token
+        if request.sent_at < self._world.lost_data_at:  # it can't know of tokens that came, and went, in between
+            self._world.witness["creation in flight during data loss"] += 1
+        else:
+            self.require(token > self._greatest_token, f"token {token} after {self._greatest_token}")
+        self._greatest_token = max(self._greatest_token, token)
+
+
+def _is_same_term(one: ElectionRecord, other: ElectionRecord) -> bool:
+    return (one.holder_identity, one.fencing_token) == (other.holder_identity, other.fencing_token)
