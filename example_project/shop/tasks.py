@@ -1,0 +1,37 @@
+"""What the shop does. CELERY_BEAT_SCHEDULE says when."""
+
+from __future__ import annotations
+
+from celery import shared_task
+from celery.utils.log import get_task_logger
+
+from celery_leader import fencing_token, leader_only
+
+logger = get_task_logger(__name__)
+
+
+@shared_task
+def take_orders() -> None:
+    """Any worker runs it; only the leader's beat sends it."""
+    logger.info("Orders taken")
+
+
+@shared_task
+def check_stock() -> None:
+    logger.info("Stock checked")
+
+
+@shared_task
+def close_the_minute() -> None:
+    logger.info("Minute closed")
+
+
+@shared_task
+@leader_only
+def pay_suppliers() -> None:
+    """Runs on the leader alone, whoever sends it: never two at once.
+
+    The bank could refuse a payment whose token is lower than one that it has seen: a leader that was deposed and
+    does not know it yet can then do no harm.
+    """
+    logger.info("Suppliers paid, with the token %s", fencing_token())

@@ -1,0 +1,65 @@
+"""The checks of the chaos tests can fail: each is shown what it must complain about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chaos.evidence import Evidence
+
+
+def trust(pid: int, token: int, at: float, until: float) -> dict[str, Any]:
+    return {"what": "trust", "pid": pid, "token": token, "identity": f"w{pid}@chaos/{pid}/x", "at": at, "until": until}
+
+
+def tick(due: str, message: str = "", entry: str = "second") -> dict[str, Any]:
+    line = {"what": "tick", "pid": 1, "at": 0.0, "entry": entry, "id": message or due}
+    return {**line, "due": f"2026-11-23T09:00:{due}+00:00"}
+
+
+def guarded(what: str, number: int, pid: int = 1, **details: Any) -> dict[str, Any]:
+    line = {"what": f"guarded-{what}", "number": number, "pid": pid, "at": 0.0}
+    return {**line, "leads": True, "token": 5, **details} if what == "start" else line
+
+
+def test_trusts_that_overlap_are_found() -> None:
+    """By however little; one that was ended in time does not overlap."""
+    lines = [trust(1, 5, 0.0, 2.0), trust(1, 5, 1.0, 3.0), trust(2, 6, 2.999, 5.0)]
+    assert Evidence(lines).overlaps() == ["terms 5 and 6 overlap by 0.001000 s"]
+    ended = [*lines[:2], {"what": "trust-end", "pid": 1, "at": 2.9}, lines[2]]
+    assert Evidence(ended).overlaps() == []
+
+
+def test_tokens_that_do_not_grow_are_found() -> None:
+    """A later term with a lower token."""
+    assert Evidence([trust(1, 6, 0.0, 1.0), trust(2, 5, 2.0, 3.0)]).overlaps() == ["token 5 follows 6"]
+
+
+def test_a_tick_with_two_ids_is_found() -> None:
+    """Two leaders sent it; one id that comes twice is only counted."""
+    assert Evidence([tick("01", "x"), tick("01", "y")]).twice()
+    again = Evidence([tick("01", "x"), tick("01", "x")])
+    assert again.twice() == []
+    assert again.repeated() == 1
+
+
+def test_a_tick_that_was_claimed_and_never_came_is_found() -> None:
+    """The ledger counted three."""
+    evidence = Evidence([tick("01"), tick("02")])
+    assert evidence.lost({"second": 3}, {"second": 1.0}, 5) == ["second: 3 ticks were claimed, 2 executed"]
+    assert evidence.lost({"second": 2}, {"second": 1.0}, 5) == []
+
+
+def test_a_beat_that_forgot_an_entry_is_found() -> None:
+    """Nothing was due for longer than any takeover lasts."""
+    evidence = Evidence([tick("01"), tick("20")])
+    assert evidence.lost({"second": 2}, {"second": 1.0}, 5) == ["second: nothing was due for 19.0 s"]
+
+
+def test_guarded_tasks_that_ran_wrongly_are_found() -> None:
+    """Never, twice, or on a follower; one that was cut off with its process may run again."""
+    assert Evidence([]).guarded_wrong(1, set()) == ["guarded task 0 never ended; it began 0 times"]
+    twice = [guarded("start", 0), guarded("start", 0, 2), guarded("end", 0, 2)]
+    assert Evidence(twice).guarded_wrong(1, set()) == ["guarded task 0 began 2 times"]
+    assert Evidence(twice).guarded_wrong(1, {1}) == []
+    follower = [guarded("start", 0, leads=False), guarded("end", 0)]
+    assert Evidence(follower).guarded_wrong(1, set()) == ["guarded task 0 began on a follower"]

@@ -1,0 +1,99 @@
+"""Every kind of pool elects, tells its children, runs guarded tasks, ticks and hands over."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.chaos.harness import LEASE, Fleet
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize(
+    "options", [("-P", "prefork", "-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo"), ("-P", "gevent", "-c", "4")]
+)
+def test_a_pool_works_and_hands_over(fleet: Fleet, options: tuple[str, ...]) -> None:
+    """Ticks and guarded tasks run on the leader, and after its SIGTERM on the next."""
+    fleet.start("one", *options)
+    assert fleet.await_ticking_leader() == "one"
+    fleet.send_guarded(3)
+    eventually(lambda: not fleet.evidence().guarded_wrong(3, set()), timeout=20)
+    fleet.start("two", *options)
+    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    terms = len(fleet.evidence().terms())
+    fleet.signal("one", signal.SIGTERM)
+    fleet.await_term(terms)
+    assert fleet.await_end("one") == 0
+    assert fleet.await_ticking_leader() == "two"
+    fleet.send_guarded(3)
+    eventually(lambda: not fleet.evidence().guarded_wrong(6, set()), timeout=20)
+    assert fleet.evidence().overlaps() == []
+    assert fleet.evidence().twice() == []
+    fleet.stop_all()
+    log = (fleet.directory / "one.log").read_text() + (fleet.directory / "two.log").read_text()
+    assert "Traceback" not in log, log
+
+
+@pytest.mark.parametrize("options", [("-c", "2", "--max-tasks-per-child", "1"), ("--autoscale", "4,1")])
+def test_every_child_answers_rightly(fleet: Fleet, options: tuple[str, ...]) -> None:
+    """Children that were forked long after the term began, on the leader and on the follower."""
+    fleet.conf["beat_schedule"] = {}
+    fleet.start("lead", *options)
+    leader = fleet.await_leader()
+    fleet.start("follow", *options)
+    eventually(lambda: "follow@chaos ready" in (fleet.directory / "follow.log").read_text(), timeout=30)
+    parents = {name: fleet.processes[name].pid for name in ("lead", "follow")}
+    for number in range(60):
+        fleet.app.send_task("chaos_project.ask", (number,))
+    eventually(lambda: len(fleet.evidence().of("answer")) >= 60, timeout=60)
+    answers = fleet.evidence().of("answer")
+    assert {answer["parent"] for answer in answers} == set(parents.values())
+    assert len({answer["pid"] for answer in answers}) > 2
+    wrong = [answer for answer in answers if answer["leads"] != (answer["parent"] == parents[leader])]
+    assert wrong == []
+    named = [answer for answer in answers if not answer["leader"].startswith(f"{leader}@")]
+    assert named == []
+
+
+def test_children_of_a_paused_worker_stop_believing_in_time(fleet: Fleet) -> None:
+    """Only the main process is paused; its child sees the deadline pass before anybody else leads."""
+    fleet.conf["beat_schedule"] = {}
+    fleet.start("one", "-c", "1")
+    fleet.await_leader()
+    fleet.app.send_task("chaos_project.keep_asking", (5 * LEASE,))
+    eventually(lambda: fleet.evidence().of("belief"), timeout=20)
+    fleet.start("two", "-c", "1")
+    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    fleet.signal("one", signal.SIGSTOP)
+    try:
+        begun = fleet.await_term(1)
+        ended = [line["at"] for line in fleet.evidence().of("belief") if not line["leads"]]
+        assert ended
+        assert ended[0] < begun
+        print(f"\nchaos: the child stopped believing {begun - ended[0]:.2f} s before the next term")  # noqa: T201
+    finally:
+        fleet.signal("one", signal.SIGCONT)
+    eventually(lambda: fleet.leader() == "two", timeout=20)
+    assert sorted(fleet.alive()) == ["one", "two"]
+    assert fleet.evidence().overlaps() == []
+
+
+def test_messages_that_a_deposed_leader_had_prefetched_run_on_the_next(fleet: Fleet) -> None:
+    """Exactly once, though they were with a worker that lost its trust before they began."""
+    fleet.conf["worker_prefetch_multiplier"] = 8
+    fleet.start("one", "-c", "1")
+    fleet.await_leader()
+    fleet.send_guarded(1, 1.0)
+    fleet.send_guarded(7, 0.05)
+    eventually(lambda: fleet.evidence().of("guarded-start"), timeout=20)
+    fleet.start("two", "-c", "1")
+    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    fleet.signal_all("one", signal.SIGSTOP)
+    fleet.await_term(1)
+    fleet.signal_all("one", signal.SIGCONT)
+    eventually(lambda: not fleet.evidence().guarded_wrong(8, set()), timeout=60)
+    assert fleet.evidence().overlaps() == []
+    assert sorted(fleet.alive()) == ["one", "two"]

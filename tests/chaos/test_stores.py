@@ -1,0 +1,102 @@
+"""The store and the broker are emptied, stopped and hung under three workers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, RETRY, Fleet
+from tests.chaos.test_faults import finish, report
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+#: After a store is back, a leader is there and ticks within one retry period and a lease, and what two cores need.
+BACK = LEASE + RETRY * 2.2 + 2.0
+
+
+def ticks_after(fleet: Fleet, moment: float) -> list[float]:
+    """Return when ticks that were sent after *moment* were executed."""
+    return [line["at"] for line in fleet.evidence().of("tick") if line["at"] > moment]
+
+
+def now() -> float:
+    """Return the time that the workers write down."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.parametrize("harm", ["emptied", "stopped", "hung"])
+def test_a_store_that_fails_ends_no_process(fleet: Fleet, redis_store: RedisServer, harm: str) -> None:
+    """Beat goes on within one retry period and a lease after the store is back; nothing is sent twice."""
+    fleet.start_all("a", "b", "c")
+    fleet.await_ticking_leader()
+    if harm == "emptied":
+        redis_store.restart(empty=True)
+    elif harm == "stopped":
+        redis_store.stop()
+        time.sleep(3 * LEASE)
+        redis_store.start()
+    else:
+        redis_store.pause()
+        time.sleep(3 * LEASE)
+        redis_store.resume()
+    back = now()
+    first = eventually(lambda: ticks_after(fleet, back), timeout=BACK + 10)[0]
+    fleet.await_ticking_leader()
+    assert sorted(fleet.alive()) == ["a", "b", "c"]
+    finish(fleet)
+    evidence = fleet.evidence()
+    report(fleet, [first - back])
+    assert first - back < BACK
+    assert evidence.overlaps() == []
+    assert evidence.twice() == []
+    away = 0 if harm == "emptied" else 3 * LEASE
+    assert evidence.lost(fleet.claimed(), PERIODS, away + LONGEST_TAKEOVER) == []
+
+
+def test_a_store_that_is_away_at_first_is_waited_for(fleet: Fleet, redis_store: RedisServer) -> None:
+    """Workers work, nobody leads, and one does when the store comes."""
+    redis_store.stop()
+    fleet.start("a")
+    fleet.start("b")
+    fleet.app.send_task("chaos_project.ask", (1,))
+    eventually(lambda: fleet.evidence().of("answer"), timeout=40)
+    assert not fleet.evidence().of("answer")[0]["leads"]
+    redis_store.start()
+    back = now()
+    fleet.await_leader()
+    assert fleet.evidence().terms()[0][0] - back < BACK
+    assert sorted(fleet.alive()) == ["a", "b"]
+
+
+def test_a_worker_without_a_broker_does_not_lead(fleet: Fleet, broker: RedisServer) -> None:
+    """It leads when the broker is there."""
+    broker.stop()
+    fleet.start("a")
+    eventually(lambda: "takes part in the elections" in (fleet.directory / "a.log").read_text(), timeout=30)
+    eventually(lambda: "Cannot connect to" in (fleet.directory / "a.log").read_text(), timeout=30)
+    assert fleet.evidence().terms() == []
+    broker.start()
+    assert fleet.await_ticking_leader() == "a"
+
+
+def test_a_broker_that_restarts_loses_no_tick(fleet: Fleet, broker: RedisServer) -> None:
+    """Terms go on, and what could not be sent meanwhile is sent afterwards."""
+    fleet.start_all("a", "b", "c")
+    fleet.await_ticking_leader()
+    broker.stop()
+    gone = now()
+    eventually(lambda: now() - gone > LEASE, timeout=LEASE + 5)
+    broker.start()
+    back = now()
+    eventually(lambda: ticks_after(fleet, back), timeout=60)
+    fleet.await_ticking_leader()
+    assert sorted(fleet.alive()) == ["a", "b", "c"]
+    finish(fleet)
+    evidence = fleet.evidence()
+    report(fleet, [])
+    assert evidence.overlaps() == []
+    assert evidence.twice() == []
+    assert evidence.lost(fleet.claimed(), PERIODS, LEASE + 60) == []
