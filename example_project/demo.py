@@ -58,8 +58,8 @@ class Demo:
         self._watch(REIGN)
 
         self._screen.say(f"the show is over: {leader} stops")
-        self._fleet.stop(*self._fleet.alive())
-        self._screen.update(self._tally(), [])
+        self._fleet.terminate(leader)
+        self._until_all_stopped()
         return self._sum_up(takeover_kill, takeover_term)
 
     def _tally(self) -> Tally:
@@ -95,6 +95,14 @@ class Demo:
         while time.monotonic() < end:
             self._look()
             time.sleep(0.1)
+
+    def _until_all_stopped(self) -> None:
+        end = time.monotonic() + PATIENCE
+        while self._fleet.alive() and time.monotonic() < end:
+            self._look()
+            time.sleep(0.1)
+        self._fleet.stop(*self._fleet.alive())
+        self._look()
 
     def _sum_up(self, takeover_kill: float, takeover_term: float) -> int:
         tally = self._tally()
