@@ -27,7 +27,7 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock = -1
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Fleet:  # noqa: PYI034  # Self came with Python 3.11
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _interrupt)
         self.data.mkdir(parents=True, exist_ok=True)

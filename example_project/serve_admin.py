@@ -24,7 +24,8 @@ def main() -> int:
             fleet.manage("createsuperuser", "--no-input", "--username", USER, "--email", "demo@example.com", "-v0")
             fleet.start("w1", "w2")
             print(
-                f"The admin is at http://{HOST}:{PORT}/admin/celery_leader/election/ (user {USER}, password {PASSWORD}).\n"
+                f"The admin is at http://{HOST}:{PORT}/admin/celery_leader/election/\n"
+                f"User {USER}, password {PASSWORD}.\n"
                 "Two workers run; stop or kill one and reload. Ctrl-C ends all.",
                 flush=True,
             )

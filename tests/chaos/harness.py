@@ -217,8 +217,12 @@ class Fleet:
         is killed is lost by the broker, whoever leads. That is not what is tested here.
         """
         with self.sending:
-            eventually(lambda: len({line["number"] for line in self.evidence().of("guarded-start")}) >= self.sent)
+            eventually(lambda: not self._not_begun(), timeout=30, what=f"the begin of tasks {self._not_begun()}")
             yield
+
+    def _not_begun(self) -> list[int]:
+        begun = {line["number"] for line in self.evidence().of("guarded-start")}
+        return [number for number in range(self.sent) if number not in begun]
 
     def evidence(self) -> Evidence:
         """Return what was written down so far."""

@@ -23,7 +23,7 @@ def kill(fleet: Fleet, leader: str) -> float:
     with fleet.nothing_on_the_way():
         fleet.dead_pids |= fleet.children(leader)
         begun = fleet.signal(leader, signal.SIGKILL)
-    fleet.await_end(leader)
+        fleet.await_end(leader)
     fleet.start(leader)
     return begun
 
