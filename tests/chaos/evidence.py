@@ -13,15 +13,16 @@ from typing import Any
 
 @dataclass
 class Evidence:
-    """The lines of a log."""
+    """The lines of a log, and the election that they are to prove something about."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
+    election: str = "default"
 
     @classmethod
-    def read(cls, path: Path) -> Evidence:
+    def read(cls, path: Path, election: str) -> Evidence:
         """Read the log at *path*, which may still grow."""
         text = path.read_text() if path.exists() else ""
-        return cls([json.loads(line) for line in text.splitlines()])
+        return cls([json.loads(line) for line in text.splitlines()], election)
 
     def of(self, what: str) -> list[dict[str, Any]]:
         """Return the lines of one kind."""
@@ -38,7 +39,7 @@ class Evidence:
         until: dict[int, float] = {}
         of_process: dict[int, int] = {}
         for line in self.lines:
-            if line["what"] == "trust":
+            if line["what"] == "trust" and line["election"] == self.election:
                 began.setdefault(line["token"], line["at"])
                 until[line["token"]] = line["until"]
                 of_process[line["pid"]] = line["token"]

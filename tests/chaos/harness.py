@@ -45,9 +45,9 @@ class Fleet:
     conf: dict[str, Any] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     dead_pids: set[int] = field(default_factory=set)
+    election: str = "default"
     sent: int = 0
     sending: threading.Lock = field(default_factory=threading.Lock)
-    _starts: int = 0
 
     def __post_init__(self) -> None:
         """Write the settings, and make the tables of a database."""
@@ -97,11 +97,16 @@ class Fleet:
 
     def start(self, name: str, *options: str) -> None:
         """Start one worker, in a session of its own."""
-        self._starts += 1
-        command = [sys.executable, "-m", "celery", "-A", "chaos_project", "worker", "-l", "INFO", "-n", f"{name}@chaos"]
+        self._spawn(name, "worker", "-n", f"{name}@chaos", *(options or ("-c", "2")))
+
+    def start_beat(self, name: str) -> None:
+        """Start a beat of its own."""
+        self._spawn(name, "beat", "-S", "leader")
+
+    def _spawn(self, name: str, command: str, *options: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*command, *(options or ("-c", "2"))],
+                [sys.executable, "-m", "celery", "-A", "chaos_project", command, "-l", "INFO", *options],
                 env=self.environment, cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -161,13 +166,14 @@ class Fleet:
     # -- the election ----------------------------------------------------------------------------------------------
 
     def leader(self) -> str | None:
-        """Return the name of the worker that trusts itself to lead at this moment."""
+        """Return the name of the worker or beat that trusts itself to lead at this moment."""
         evidence, now = self.evidence(), time.clock_gettime(time.CLOCK_BOOTTIME)
         terms = evidence.terms()
         if not terms or terms[-1][1] <= now:
             return None
         identity = next(line["identity"] for line in evidence.of("trust") if line["token"] == terms[-1][2])
-        return str(identity).partition("@")[0]
+        pid = int(str(identity).split("/")[1])
+        return next((name for name, process in self.processes.items() if process.pid == pid), None)
 
     def await_leader(self, other_than: str = "", timeout: float = 40) -> str:
         """Wait until a worker leads; return its name."""
@@ -226,7 +232,7 @@ class Fleet:
 
     def evidence(self) -> Evidence:
         """Return what was written down so far."""
-        return Evidence.read(self.log)
+        return Evidence.read(self.log, self.election)
 
     def claimed(self) -> dict[str, int]:
         """Return how many ticks of each entry the ledger counts; all must be confirmed."""
@@ -234,7 +240,7 @@ class Fleet:
             "import json, chaos_project as p\n"
             "from celery_leader.settings import LeaderSettings\n"
             "from celery_leader.leadership.campaign import backend_of\n"
-            "claims = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger('default').open(2**62)\n"
+            f"claims = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger({self.election!r}).open(2**62)\n"
             "print(json.dumps({name: [claim.run_count, claim.sent] for name, claim in claims.items()}))\n"
         )
         counted = json.loads(self._run(sys.executable, "-c", script).splitlines()[-1])

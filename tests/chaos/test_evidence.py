@@ -8,7 +8,8 @@ from tests.chaos.evidence import Evidence
 
 
 def trust(pid: int, token: int, at: float, until: float) -> dict[str, Any]:
-    return {"what": "trust", "pid": pid, "token": token, "identity": f"w{pid}@chaos/{pid}/x", "at": at, "until": until}
+    line = {"what": "trust", "election": "default", "pid": pid, "token": token, "at": at, "until": until}
+    return {**line, "identity": f"w{pid}@chaos/{pid}/x"}
 
 
 def tick(due: str, message: str = "", entry: str = "second") -> dict[str, Any]:

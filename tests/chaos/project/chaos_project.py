@@ -35,7 +35,8 @@ celery_leader.setup(app)
 def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
     publish(self, trust)
     if trust:
-        log("trust", identity=trust.term.identity, token=trust.term.fencing_token, until=trust.until)
+        term = trust.term
+        log("trust", election=term.election, identity=term.identity, token=term.fencing_token, until=trust.until)
     else:
         log("trust-end", process=os.getpid())
 

@@ -1,0 +1,47 @@
+"""Beats of their own (`celery beat -S leader`): one of two sends; it is killed and stopped, and the other goes on."""
+
+from __future__ import annotations
+
+import math
+import signal
+
+import pytest
+
+from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
+from tests.chaos.test_faults import report
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("fleet", ["redis", "sqlite"], indirect=True)
+def test_the_other_beat_goes_on(fleet: Fleet) -> None:
+    """One beat at a time, no tick twice, none lost; a beat that is asked to stop hands over first."""
+    fleet.election = "beat"
+    fleet.conf["leader_beat"] = False
+    fleet.start("worker")
+    fleet.start_beat("one")
+    fleet.start_beat("two")
+    takeovers = []
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        leader = fleet.await_ticking_leader()
+        terms = len(fleet.evidence().terms())
+        begun = fleet.signal(leader, number)
+        fleet.await_end(leader)
+        takeovers.append(fleet.await_term(terms) - begun)
+        fleet.start_beat(leader)
+    fleet.await_ticking_leader()
+    for name in ("one", "two"):
+        fleet.signal(name, signal.SIGTERM)
+    for name in ("one", "two"):
+        fleet.await_end(name)
+    claimed = fleet.claimed()
+    eventually(lambda: not fleet.evidence().lost(claimed, PERIODS, math.inf), timeout=20)
+    report(fleet, takeovers)
+    evidence = fleet.evidence()
+    assert evidence.overlaps() == []
+    assert evidence.twice() == []
+    assert evidence.repeated() == 0
+    assert evidence.lost(claimed, PERIODS, LONGEST_TAKEOVER) == []
+    assert max(takeovers) < LONGEST_TAKEOVER
+    assert fleet.alive() == ["worker"]
