@@ -90,12 +90,18 @@ class Evidence:
         wrong = []
         for entry, period in periods.items():
             dues = self.ticks(entry)
-            if len(dues) != claimed.get(entry, 0):
+            if len(dues) < claimed.get(entry, 0):
                 wrong.append(f"{entry}: {claimed.get(entry, 0)} ticks were claimed, {len(dues)} executed")
             for before, after in itertools.pairwise(dues):
                 if after - before > period + longest_takeover:
                     wrong.append(f"{entry}: nothing was due for {after - before:.1f} s")
         return wrong
+
+    def unclaimed(self, claimed: dict[str, int]) -> dict[str, int]:
+        """Return how many more ticks of each entry were executed than the ledger counts."""
+        entries = {str(each["entry"]) for each in self.of("tick")}
+        more = {entry: len(self.ticks(entry)) - claimed.get(entry, 0) for entry in entries}
+        return {entry: count for entry, count in more.items() if count > 0}
 
     # -- guarded tasks -----------------------------------------------------------------------------------------
 

@@ -43,5 +43,6 @@ def test_the_other_beat_goes_on(fleet: Fleet) -> None:
     assert evidence.twice() == []
     assert evidence.repeated() == 0
     assert evidence.lost(claimed, PERIODS, LONGEST_TAKEOVER) == []
+    assert evidence.unclaimed(claimed) == {}
     assert max(takeovers) < LONGEST_TAKEOVER
     assert fleet.alive() == ["worker"]

@@ -50,6 +50,13 @@ def test_a_tick_that_was_claimed_and_never_came_is_found() -> None:
     assert evidence.lost({"second": 2}, {"second": 1.0}, 5) == []
 
 
+def test_a_tick_that_was_never_claimed_is_found() -> None:
+    """The ledger counted one less, or does not know the entry."""
+    evidence = Evidence([tick("01"), tick("02"), tick("03", entry="other")])
+    assert evidence.unclaimed({"second": 1}) == {"second": 1, "other": 1}
+    assert evidence.unclaimed({"second": 2, "other": 1}) == {}
+
+
 def test_a_beat_that_forgot_an_entry_is_found() -> None:
     """Nothing was due for longer than any takeover lasts."""
     evidence = Evidence([tick("01"), tick("20")])

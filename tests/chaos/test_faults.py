@@ -73,6 +73,7 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     assert evidence.overlaps() == []
     assert evidence.twice() == []
     assert evidence.lost(fleet.claimed(), PERIODS, longest) == []
+    assert evidence.unclaimed(fleet.claimed()) == {}
     assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
     assert max(takeovers) < longest
     if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
