@@ -55,7 +55,7 @@ def test_a_store_that_fails_ends_no_process(fleet: Fleet, redis_store: RedisServ
     away = 0 if harm == "emptied" else 3 * LEASE
     claimed = fleet.claimed()
     assert evidence.lost(claimed, PERIODS, away + LONGEST_TAKEOVER) == []
-    # A leader sends on through its trust. If another leads when the store is back, its claims can't be written any more.
+    # A leader sends on through its trust. If another leads when the store is back, its claims can't be written then.
     for entry, count in evidence.unclaimed(claimed).items():
         assert away, "the store was never away"
         assert count <= 1 + DEADLINE / PERIODS[entry]
