@@ -46,13 +46,13 @@ class Fleet:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     dead_pids: set[int] = field(default_factory=set)
     election: str = "default"
+    visibility: int = VISIBILITY
     sent: int = 0
     sending: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Write the settings, and make the tables of a database."""
         self.app = Celery("chaos", broker=self.broker.url, set_as_current=False)
-        self.app.conf.broker_transport_options = {"visibility_timeout": VISIBILITY}
         if self.database:
             self._run(sys.executable, "-m", "django", "migrate", "-v0")
 
@@ -66,7 +66,7 @@ class Fleet:
         """What the workers' processes find."""
         conf = {
             "broker_url": self.broker.url,
-            "broker_transport_options": {"visibility_timeout": VISIBILITY},
+            "broker_transport_options": {"visibility_timeout": self.visibility},
             "broker_connection_retry_on_startup": True,
             "broker_connection_max_retries": None,
             "worker_prefetch_multiplier": 1,

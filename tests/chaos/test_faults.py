@@ -51,6 +51,8 @@ def pause(fleet: Fleet, leader: str) -> float:
 @pytest.mark.parametrize("fleet", ["redis", "sqlite", "postgres"], indirect=True)
 def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], float]) -> None:
     """One leader at a time, no tick twice, none lost, each guarded task once, and all workers live."""
+    if fault is pause:  # nobody dies: a broker that delivers again what a paused worker has would only blur the count
+        fleet.visibility = 600
     fleet.start_all("a", "b", "c")
     takeovers = []
     with Stream(fleet):
