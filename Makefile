@@ -5,7 +5,11 @@ PYTHON ?= python3
 environment = $(PYTHON) scripts/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit lint format services demo admin clean
+.PHONY: help test test-unit simulate mutants lint format services demo admin clean
+
+# How many worlds `make simulate` runs, and the first.
+SEEDS ?= 10000
+FIRST ?= 0
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +19,12 @@ test: ## Run everything: lint, and all tests on the lowest and the highest suppo
 
 test-unit: ## Run the tests that start no worker processes, on the highest versions
 	@$(PYTHON) scripts/check.py --only highest tests
+
+simulate: ## Run the election in SEEDS simulated worlds (from FIRST on), and count what was seen
+	@python=$$($(environment) highest) && exec $$python -m tests.simulation $(FIRST) $(SEEDS)
+
+mutants: ## Put each classic fault into the elector, and show which test notices
+	@python=$$($(environment) highest) && exec $$python -m pytest -q -s tests/simulation/test_mutants.py
 
 lint: ## Run ruff, mypy and import-linter
 	@$(PYTHON) scripts/check.py lint

@@ -5,12 +5,14 @@ A test that harms a server (kills, empties, pauses it) starts its own, or leaves
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pymysql
 import pytest
 
 from tests.servers import MariaDBServer, PostgresServer, RedisServer
+from tests.simulation.mutants import MUTANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 # Django asks for mysqlclient, which is built from C; PyMySQL stands in for it. Settings modules that are loaded by
 # other processes say the same line.
 pymysql.install_as_MySQLdb()
+
+if name := os.environ.get("CELERY_LEADER_MUTANT"):
+    MUTANTS[name]()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.exceptions import LockUnavailable
+from celery_leader.ledger import Tick
 from tests.beat.conftest import START, Fleet, Machine
 
 EVERY_TEN = {"ten": {"task": "t.ten", "schedule": 10.0}}
@@ -116,6 +118,23 @@ def test_a_deposed_leader_claims_and_sends_nothing(fleet: Fleet) -> None:
     assert fleet.sent() == []
     new.tick_until_idle()
     assert dues(fleet.sent()) == [10]
+
+
+def test_a_tick_that_is_claimed_already_is_not_sent(fleet: Fleet) -> None:
+    """The ledger has the last word, and tells where to go on."""
+    fleet.schedule = EVERY_TEN
+    machine = fleet.machine()
+    token = machine.lead()
+    machine.tick_until_idle()
+    fleet.wall.advance(10)
+    (before,) = fleet.ledger.open(token).values()
+    tick = Tick("default", "ten", fleet.wall.now)
+    assert fleet.ledger.claim(token, [replace(before, tick=tick, claimed_at=fleet.wall.now, sent=True)]) == [True]
+    machine.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(10)
+    machine.tick_until_idle()
+    assert dues(fleet.sent()) == [20]
 
 
 def test_missed_ticks_become_one(fleet: Fleet) -> None:

@@ -15,7 +15,7 @@ from tests.simulation.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SEEDS = 300
+SEEDS = 1000
 
 #: A run that never saw one of these has proved nothing about it.
 REQUIRED = [
