@@ -79,6 +79,7 @@ def heal(world: World) -> None:
         node.stall_chance = 0.0
         node.paused_until = node.cut_off_until = node.no_writes_until = world.now
         node.candidacy = Candidacy.CONTEND
+        node.stop_requested = False  # it was asked to stop, and stands still yet: its restart came and went
         node.start()
 
 

@@ -136,6 +136,8 @@ class Rules:
         self._new_token(request)
         if node.identity == request.identity and node.seen and node.seen[0].record.holder_identity:
             stored, since = node.seen
+            if since > request.sent_at:  # it knew of no lease when it sent this
+                return
             waited = (self._world.now - since) * node.clock.rate
             lease = stored.record.lease_duration
             self.require(waited >= lease - EPSILON, f"{node.identity} took a vanished record for a vacant one")
