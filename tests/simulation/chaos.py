@@ -132,7 +132,8 @@ def _stalls(world: World, longest: float) -> None:
 def _pauses(world: World, longest: float) -> None:
     def pause(node: Node) -> None:
         world.note(node, "is paused")
-        node.paused_until = world.now + world.random.uniform(0, 3 * longest)
+        end_of_faults = FAULTY_LEASES * longest
+        node.paused_until = min(world.now + world.random.uniform(0, 3 * longest), end_of_faults)
 
     _sometimes(world, longest, pause)
 
