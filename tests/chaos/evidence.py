@@ -73,6 +73,19 @@ class Evidence:
         counted = Counter(line["id"] for line in self.of("tick"))
         return sum(counted.values()) - len(counted)
 
+    def redelivered(self) -> list[str]:
+        """Return the messages that were executed again though no later term sent them again.
+
+        A leader that stands still between sending and confirming leaves its successor no way to know: it sends the tick
+        again, with the same id and its own token. Everything else is the broker's doing, or a fault of ours.
+        """
+        counted = Counter((line["id"], line["token"]) for line in self.of("tick"))
+        return [
+            f"message {message} of term {token} ran {count} times"
+            for (message, token), count in counted.items()
+            if count > 1
+        ]
+
     def ticks(self, entry: str) -> list[float]:
         """Return when the ticks of *entry* that were executed were due, in order."""
         return sorted(

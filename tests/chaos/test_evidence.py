@@ -12,8 +12,8 @@ def trust(pid: int, token: int, at: float, until: float) -> dict[str, Any]:
     return {**line, "identity": f"w{pid}@chaos/{pid}/x"}
 
 
-def tick(due: str, message: str = "", entry: str = "second") -> dict[str, Any]:
-    line = {"what": "tick", "pid": 1, "at": 0.0, "entry": entry, "id": message or due}
+def tick(due: str, message: str = "", entry: str = "second", token: str = "5") -> dict[str, Any]:
+    line = {"what": "tick", "pid": 1, "at": 0.0, "entry": entry, "id": message or due, "token": token}
     return {**line, "due": f"2026-11-23T09:00:{due}+00:00"}
 
 
@@ -41,6 +41,12 @@ def test_a_tick_with_two_ids_is_found() -> None:
     again = Evidence([tick("01", "x"), tick("01", "x")])
     assert again.twice() == []
     assert again.repeated() == 1
+
+
+def test_a_message_that_ran_again_is_found_unless_a_later_term_sent_it_again() -> None:
+    """What a leader sent and could not confirm, its successor sends again."""
+    assert Evidence([tick("01", token="5"), tick("01", token="6")]).redelivered() == []
+    assert Evidence([tick("01"), tick("01")]).redelivered() == ["message 01 of term 5 ran 2 times"]
 
 
 def test_a_tick_that_was_claimed_and_never_came_is_found() -> None:

@@ -79,7 +79,10 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
     assert max(takeovers) < longest
     if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
-        assert evidence.repeated() == 0
+        assert evidence.redelivered() == []
+    # One that stood still between sending and confirming: its successor sends again. A warm stop leaves nothing open.
+    if fault in (terminate, pause):
+        assert evidence.repeated() <= (TIMES if fault is pause else 0)
 
 
 def finish(fleet: Fleet) -> None:
