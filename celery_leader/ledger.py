@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tick:
     """One due run of one periodic entry.
 
@@ -23,7 +23,7 @@ class Tick:
     due_at: datetime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A tick that a leader made its own: the last state of its entry.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -14,6 +15,9 @@ from celery_leader.exceptions import ConfigurationError
 DEFAULT_ELECTION = "default"
 #: The election of beats that run as processes of their own; see :attr:`LeaderSettings.beat_election`.
 BEAT_ELECTION = "beat"
+
+#: What may become of runs of periodic entries that were due while nobody could send them.
+CATCH_UP_POLICIES = ("latest", "skip", "all")
 
 _PREFIX = "leader_"
 _DURATIONS = ("lease_duration", "renew_deadline", "retry_period")
@@ -34,6 +38,8 @@ class LeaderSettings:
     key_prefix: str = ""
     beat: bool = False
     beat_scheduler: str = "celery.beat:Scheduler"
+    beat_catch_up: str = "latest"
+    beat_catch_up_window: float = 3600.0
     queue_prefix: str = "celery-leader."
     require_ready: bool = True
     eligible: bool = True
@@ -161,6 +167,19 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def _positive_seconds(name: str, value: object) -> float:
+    seconds = _seconds(name, value)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise _wrong(name, value, "a positive, finite number of seconds")
+    return seconds
+
+
+def _policy(name: str, value: object) -> str:
+    if value not in CATCH_UP_POLICIES:
+        raise _wrong(name, value, f"one of {', '.join(CATCH_UP_POLICIES)}")
+    return str(value)
+
+
 def _mapping(name: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong(name, value, "a mapping")
@@ -193,6 +212,8 @@ _CHECKS = {
     "key_prefix": _text,
     "beat": _flag,
     "beat_scheduler": _text,
+    "beat_catch_up": _policy,
+    "beat_catch_up_window": _positive_seconds,
     "queue_prefix": _text,
     "require_ready": _flag,
     "eligible": _flag,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -12,6 +13,14 @@ from celery_leader.ledger import Claim, Ledger
 
 logger = logging.getLogger(__name__)
 
+#: A ledger that did not answer is asked again after this long (seconds): each try may take all the time that a call
+#: of the store may, and ticks wait for it.
+_ASK_AGAIN = 1.0
+
+#: How many claims go to the ledger in one call.
+BATCH = 500
+
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -23,8 +32,13 @@ class Claims:
     leaves every method.
     """
 
-    def __init__(self, ledger: Ledger, token: int) -> None:
+    def __init__(self, ledger: Ledger, token: int, now: Callable[[], float] = time.monotonic) -> None:
         """Open *ledger* for the term *token* and load it.
+
+        Args:
+            ledger: The election's.
+            token: The fencing token of the term that claims.
+            now: A monotonic clock, in seconds.
 
         Raises:
             LeadershipLost: A newer term has opened it already.
@@ -32,6 +46,8 @@ class Claims:
         """
         self._ledger = ledger
         self._token = token
+        self._now = now
+        self._ask_again_at = 0.0
         self._known: dict[str, Claim] = {}
         self._unsent: dict[str, Claim] = {}
         self.reload()
@@ -41,31 +57,46 @@ class Claims:
         """Return the last claim of *entry*."""
         return self._known.get(entry)
 
-    def unsent(self) -> list[Claim]:
-        """Return the claims whose messages are not known to have reached the broker, the oldest first."""
-        return sorted(self._unsent.values(), key=lambda claim: claim.tick.due_at)
+    def all(self) -> Collection[Claim]:
+        """Return the last claim of each entry, in no order."""
+        return self._known.values()
 
-    def claim(self, claim: Claim) -> bool:
-        """Make a tick ours; return False when it was claimed before."""
-        accepted = self._write(lambda: all(self._ledger.claim(self._token, [claim])), if_unavailable=True)
-        if accepted:
-            self._note(claim)
+    @property
+    def is_settled(self) -> bool:
+        """Whether all is sent, and the ledger knows it."""
+        return not self._unsent and not self._behind
+
+    def unsent(self, *, newest_first: bool = False) -> list[Claim]:
+        """Return the claims whose messages are not known to have reached the broker, the oldest first."""
+        return sorted(self._unsent.values(), key=lambda claim: claim.tick.due_at, reverse=newest_first)
+
+    def claim(self, claims: Sequence[Claim]) -> list[bool]:
+        """Make ticks ours; return for each whether it is, False when it was claimed before."""
+        accepted = self._write(
+            lambda: list(self._ledger.claim(self._token, claims)), if_unavailable=[True] * len(claims)
+        )
+        for claim, is_ours in zip(claims, accepted, strict=True):
+            if is_ours:
+                self._note(claim)
         return accepted
 
-    def confirm(self, claim: Claim) -> None:
-        """Note that the message of *claim* reached the broker."""
-        known = self._known.get(claim.tick.entry)
-        if known and known.tick == claim.tick:
-            self._note(replace(known, sent=True))
-        self._write(lambda: self._ledger.confirm(self._token, [claim]), if_unavailable=None)
+    def confirm(self, claims: Sequence[Claim]) -> None:
+        """Note that the messages of *claims* reached the broker."""
+        for claim in claims:
+            known = self._known.get(claim.tick.entry)
+            if known and known.tick == claim.tick:
+                self._note(replace(known, sent=True))
+        self._write(lambda: self._ledger.confirm(self._token, claims), if_unavailable=None)
 
     def start_afresh(self, claims: Iterable[Claim]) -> None:
         """Replace what is known of the entries of *claims*, which are new or have a new schedule."""
         fresh = {claim.tick.entry: claim for claim in claims}
-        changed = fresh.keys() & self._known.keys()
+        if not fresh:
+            return
+        changed = list(fresh.keys() & self._known.keys())
         for claim in fresh.values():
             self._note(claim)
-        self._write(lambda: self._store_afresh(fresh.values(), changed), if_unavailable=None)
+        self._write(lambda: self._store_afresh(list(fresh.values()), changed), if_unavailable=None)
 
     def reload(self) -> None:
         """Read the ledger again, after it turned out to know something else.
@@ -82,11 +113,12 @@ class Claims:
         if self._behind:
             self._write(lambda: None, if_unavailable=None)
 
-    def drop(self, entry: str) -> None:
-        """Forget *entry*, which is in the schedule no more."""
-        self._known.pop(entry, None)
-        self._unsent.pop(entry, None)
-        self._write(lambda: self._ledger.forget(self._token, [entry]), if_unavailable=None)
+    def drop(self, entries: Sequence[str]) -> None:
+        """Forget *entries*, which are in the schedule no more."""
+        for entry in entries:
+            self._known.pop(entry, None)
+            self._unsent.pop(entry, None)
+        self._write(lambda: self._ledger.forget(self._token, entries), if_unavailable=None)
 
     def _note(self, claim: Claim) -> None:
         entry = claim.tick.entry
@@ -96,11 +128,15 @@ class Claims:
         else:
             self._unsent[entry] = claim
 
-    def _store_afresh(self, claims: Iterable[Claim], changed: Iterable[str]) -> None:
-        self._ledger.forget(self._token, changed)
-        self._ledger.restore(self._token, claims)
+    def _store_afresh(self, claims: Sequence[Claim], changed: Sequence[str]) -> None:
+        for entries in batches(changed):
+            self._ledger.forget(self._token, entries)
+        for batch in batches(claims):
+            self._ledger.restore(self._token, batch)
 
     def _write(self, write: Callable[[], Result], *, if_unavailable: Result) -> Result:
+        if self._behind and self._now() < self._ask_again_at:
+            return if_unavailable
         try:
             if self._behind:
                 self._restore()
@@ -114,10 +150,19 @@ class Claims:
             if not self._behind:
                 logger.warning("The ledger does not answer; its claims are kept and written later: %s", error)
             self._behind = True
+            self._ask_again_at = self._now() + _ASK_AGAIN
             return if_unavailable
 
     def _restore(self) -> None:
         known = list(self._known.values())
-        self._ledger.restore(self._token, known)
-        self._ledger.confirm(self._token, [claim for claim in known if claim.sent])
+        self._ledger.restore(self._token, ())  # opens it again, even when there is nothing to write
+        for batch in batches(known):
+            self._ledger.restore(self._token, batch)
+        for batch in batches([claim for claim in known if claim.sent]):
+            self._ledger.confirm(self._token, batch)
         self._behind = False
+
+
+def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yield *items* in as many as go to the ledger together: a call must not take longer than it may."""
+    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

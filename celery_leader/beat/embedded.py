@@ -6,7 +6,9 @@ import logging
 import threading
 from typing import Any
 
-from celery_leader.beat.scheduler import STANDBY_WAIT, leader_scheduler
+from celery_leader.beat.mixin import STANDBY_WAIT
+from celery_leader.beat.outbox import TickCounts
+from celery_leader.beat.scheduler import leader_scheduler
 from celery_leader.leadership.campaign import Campaign
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ class EmbeddedBeat:
     def is_busy(self) -> bool:
         """Whether a tick of the leader is under way."""
         return self._scheduler.is_sending
+
+    @property
+    def counts(self) -> TickCounts:
+        """What became of ticks so far."""
+        return self._scheduler.counts
 
     def start(self) -> None:
         """Start ticking."""

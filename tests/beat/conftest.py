@@ -12,7 +12,8 @@ from celery import Celery
 from kombu.transport import memory
 
 from celery_leader.backends.memory import MemoryLedger
-from celery_leader.beat.scheduler import LeaderMixin, leader_scheduler
+from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.scheduler import leader_scheduler
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.settings import LeaderSettings
 
@@ -66,9 +67,9 @@ class Fleet:
     store: str = "memory://beat-tests"
     conf: dict[str, Any] = field(default_factory=dict)
 
-    def machine(self, base: str = "celery.beat:Scheduler") -> Machine:
+    def machine(self, base: str = "celery.beat:Scheduler", broker: str = "memory://") -> Machine:
         """Start one more."""
-        app = Celery("proj", broker="memory://", set_as_current=False)
+        app = Celery("proj", broker=broker, set_as_current=False)
         app.conf.update(
             leader_backend=self.store,
             leader_beat=True,

@@ -10,17 +10,20 @@ from celery import Celery
 from celery.beat import ScheduleEntry
 from celery.schedules import crontab, schedule
 
-from celery_leader.beat.ticks import due_at, fingerprint, task_id
+from celery_leader.beat.ticks import due_after, fingerprint, task_id
 from celery_leader.ledger import Tick
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=timezone.utc)
 
 
-def entry(plan: Any, last_run_at: datetime = NOON, **conf: Any) -> ScheduleEntry:
-    """Return an entry that ran at *last_run_at*."""
+def due(plan: Any, now: datetime, last_run_at: datetime = NOON, **conf: Any) -> datetime:
+    """Return when *plan* is due after *last_run_at*, for an app with *conf* that looks at *now*."""
     app = Celery("proj", set_as_current=False)
     app.conf.update(conf)
-    return ScheduleEntry(name="e", task="t", schedule=plan, last_run_at=last_run_at.astimezone(app.timezone), app=app)
+    made = ScheduleEntry(name="e", task="t", schedule=plan, last_run_at=last_run_at.astimezone(app.timezone), app=app)
+    found = due_after(made.schedule, made.last_run_at, now.astimezone(app.timezone))
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -35,26 +38,46 @@ def entry(plan: Any, last_run_at: datetime = NOON, **conf: Any) -> ScheduleEntry
 @pytest.mark.parametrize("late", [0.0, 0.3, 59.9, 5000.0])
 def test_due_follows_from_the_last_run(plan: Any, expected: datetime, late: float) -> None:
     """However late one looks."""
-    assert due_at(entry(plan), max(expected, NOON) + timedelta(seconds=late)) == expected
+    assert due(plan, max(expected, NOON) + timedelta(seconds=late)) == expected
 
 
 def test_due_is_in_utc_whatever_the_apps_timezone() -> None:
     """A machine elsewhere computes the same instant."""
     plan = crontab(minute="0", hour="9")
-    seen = due_at(entry(plan, timezone="Asia/Kolkata"), NOON + timedelta(days=1))
+    seen = due(plan, NOON + timedelta(days=1), timezone="Asia/Kolkata")
     assert seen == datetime(2026, 11, 24, 3, 30, tzinfo=timezone.utc)
     assert seen.utcoffset() == timedelta(0)
 
 
-def test_due_is_never_later_than_now() -> None:
-    """A tick is claimed when it is due, or not at all."""
-    assert due_at(entry(crontab()), NOON) <= NOON
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("plan", [crontab(minute="30", hour="9"), crontab(minute="0"), schedule(timedelta(hours=5))])
+def test_due_is_the_same_before_and_after_the_clocks_change(zone: str, plan: Any) -> None:
+    """Local days have 23 or 25 hours; whoever looks late, after the change, sees the same instant."""
+    for year_day in (datetime(2026, 3, 1, 12, tzinfo=timezone.utc), datetime(2026, 10, 1, 12, tzinfo=timezone.utc)):
+        for day in range(45):
+            last_run = year_day + timedelta(days=day)
+            at_once = due(plan, last_run + timedelta(seconds=1), last_run, timezone=zone)
+            for late in (timedelta(hours=20), timedelta(days=40)):
+                assert due(plan, last_run + late, last_run, timezone=zone) == at_once
+
+
+def test_nine_oclock_stays_nine_oclock_when_the_clocks_change() -> None:
+    """The night of March 29th has an hour less in Berlin."""
+    plan = crontab(minute="0", hour="9")
+    before, after = datetime(2026, 3, 28, 8, tzinfo=timezone.utc), datetime(2026, 3, 29, 7, tzinfo=timezone.utc)
+    for now in (before + timedelta(hours=1), after, after + timedelta(days=2)):
+        assert due(plan, now, before, timezone="Europe/Berlin") == after
+
+
+def test_what_never_ran_is_due_now() -> None:
+    """RedBeat keeps such entries."""
+    assert due_after(schedule(timedelta(seconds=10)), None, NOON) == NOON
 
 
 def test_looking_leaves_the_schedule_as_it_was() -> None:
     """Its clock goes on."""
     plan = schedule(timedelta(seconds=10))
-    due_at(entry(plan), NOON)
+    due(plan, NOON)
     assert plan.nowfun is None
 
 
@@ -85,5 +108,5 @@ def test_fingerprints_tell_schedules_apart() -> None:
         crontab(minute="1"),
         crontab(minute="2"),
     ]
-    assert len({fingerprint(entry(plan)) for plan in plans}) == len(plans)
-    assert fingerprint(entry(Custom(1))) == fingerprint(entry(Custom(1)))
+    assert len({fingerprint(plan) for plan in plans}) == len(plans)
+    assert fingerprint(Custom(1)) == fingerprint(Custom(1))

@@ -1,0 +1,127 @@
+"""What becomes of the runs of an entry that were due while nobody could send them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import schedules
+
+from celery_leader.beat.ticks import due_after
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
+
+#: What an entry's ``options`` may say to differ from the settings of (nearly) the same names. Its ``headers`` may say
+#: so, too: they are all that django-celery-beat's admin lets one edit freely.
+POLICY_OPTION, WINDOW_OPTION = "leader_catch_up", "leader_catch_up_window"
+
+#: How many missed runs are looked at one by one; a schedule that has had more since its last run is not worth it.
+_MOST = 10_000
+_MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class CatchUp:
+    """How an entry's missed runs are made up for.
+
+    Attributes:
+        policy: ``latest``: one run, however many were missed. ``all``: each. ``skip``: none.
+        window: How long ago (seconds) a run may have been due that ``all`` still makes up for.
+        grace: How late (seconds) a run may be that ``skip`` does not count as missed: as long as a takeover lasts.
+    """
+
+    policy: str
+    window: float
+    grace: float
+
+    @classmethod
+    def of(cls, settings: LeaderSettings) -> CatchUp:
+        """Return what entries want that say nothing else."""
+        takeover = settings.lease_duration + 2.2 * settings.retry_period
+        return cls(settings.beat_catch_up, settings.beat_catch_up_window, grace=takeover)
+
+    def for_entry(self, options: Mapping[str, Any]) -> CatchUp:
+        """Return what an entry with these *options* wants.
+
+        Raises:
+            ConfigurationError: It wants something that there is not.
+        """
+        headers = options.get("headers") or {}
+        policy = options.get(POLICY_OPTION, headers.get(POLICY_OPTION, self.policy))
+        window = options.get(WINDOW_OPTION, headers.get(WINDOW_OPTION, self.window))
+        if policy not in CATCH_UP_POLICIES:
+            raise ConfigurationError(f"{POLICY_OPTION} must be one of {', '.join(CATCH_UP_POLICIES)}, got {policy!r}.")
+        if not isinstance(window, (int, float)) or isinstance(window, bool) or not window > 0:
+            raise ConfigurationError(f"{WINDOW_OPTION} must be a positive number of seconds, got {window!r}.")
+        return CatchUp(policy, float(window), self.grace)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do about an entry that is due.
+
+    Attributes:
+        due_at: Which run to send (UTC); None when all were missed and are let go.
+        missed: How many runs before it are let go.
+        last_run_at: From when on the next run counts; None means from the moment of sending, as Celery does.
+    """
+
+    due_at: datetime | None
+    missed: int = 0
+    last_run_at: datetime | None = None
+
+
+def plan(entry: Any, due: datetime, now: datetime, wanted: CatchUp) -> Plan:
+    """Return what *wanted* makes of *entry*, which has been due since *due* (both UTC)."""
+    if wanted.policy == "all":
+        return _each(entry.schedule, due, now, wanted.window)
+    latest, missed = _latest(entry.schedule, due, now)
+    if wanted.policy == "skip" and (now - latest).total_seconds() > wanted.grace:
+        return Plan(None, missed + 1, last_run_at=latest)
+    return Plan(latest, missed)
+
+
+def _each(schedule: Any, due: datetime, now: datetime, window: float) -> Plan:
+    """Return the first of the missed runs that is not too old; the next look finds the next."""
+    oldest = now - timedelta(seconds=_within_deadline(schedule, window))
+    if due >= oldest:
+        return Plan(due, last_run_at=due)
+    latest, before = _latest(schedule, due, oldest)
+    following = due_after(schedule, _local(schedule, latest), now)
+    if following is None or following > now:
+        return Plan(None, before + 1, last_run_at=latest)
+    return Plan(following, before + 1, last_run_at=following)
+
+
+def _within_deadline(schedule: Any, window: float) -> float:
+    """Return *window*, or Celery's ``beat_cron_starting_deadline`` for crontabs if that is less."""
+    deadline = schedule.app.conf.beat_cron_starting_deadline if isinstance(schedule, schedules.crontab) else None
+    return window if deadline is None else min(window, deadline)
+
+
+def _latest(schedule: Any, due: datetime, now: datetime) -> tuple[datetime, int]:
+    """Return the last run that is due by *now*, *due* being one, and how many come before it."""
+    if type(schedule) is schedules.schedule and not schedule.relative:
+        before = max(0, (now - due) // schedule.run_every) if schedule.run_every else 0
+        return due + before * schedule.run_every, before
+    runs = [due, *_following(schedule, due, now)]
+    return runs[-1], len(runs) - 1
+
+
+def _following(schedule: Any, due: datetime, now: datetime) -> Iterator[datetime]:
+    """Yield the runs after *due* that are due by *now*."""
+    if isinstance(schedule, schedules.crontab) and now - due < _MINUTE:
+        return  # the next can't be due yet, and a look is dear
+    for _ in range(_MOST):
+        following = due_after(schedule, _local(schedule, due), now)
+        if following is None or not due < following <= now:
+            return
+        due = following
+        yield due
+
+
+def _local(schedule: Any, time: datetime) -> datetime:
+    """Return *time* where the schedule lives: crontabs before Celery 5.7 read hours off it."""
+    return time.astimezone(getattr(schedule, "tz", None))

@@ -1,0 +1,427 @@
+"""What makes any scheduler send only while it leads, each tick once, and forget none."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery.beat import Scheduler, SchedulingError
+from celery.utils.nodenames import gethostname
+
+from celery_leader.beat import broker, heap
+from celery_leader.beat.catch_up import CatchUp
+from celery_leader.beat.claims import BATCH, Claims
+from celery_leader.beat.outbox import Outbox, TickCounts
+from celery_leader.beat.runs import Planner, Run, with_options
+from celery_leader.beat.termination import Termination
+from celery_leader.beat.ticks import fingerprint, utc
+from celery_leader.election import Term
+from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
+from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
+from celery_leader.ledger import Claim
+from celery_leader.settings import LeaderSettings
+
+logger = logging.getLogger(__name__)
+
+#: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
+STANDBY_WAIT = 1.0
+#: How long what is known of an entry outlives the entry: as long as a deployment may be rolled back.
+KEEP_REMOVED = timedelta(days=7)
+
+
+class BeatRefused(ConfigurationError, click.ClickException):
+    """A configuration error in a beat that starts: its command line says the sentence and ends."""
+
+    def __init__(self, message: str) -> None:
+        """Carry *message* for both: the exception and the command line."""
+        click.ClickException.__init__(self, message)
+
+
+class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
+    """Makes any scheduler send only while its process leads.
+
+    ``tick`` is the gate: a standby's reads and writes nothing. ``populate_heap`` is where schedulers read the last
+    runs: there they are taken from the ledger. A scheduler that uses Celery's heap has all that is due claimed, sent
+    and confirmed together; one with a ``tick`` of its own sends by ``apply_async``, and has each tick claimed there.
+    """
+
+    #: Whether the base scheduler ticks as Celery's does; set by ``leader_scheduler``.
+    uses_heap = True
+    _heap: Any
+
+    def __init__(self, app: Any, *args: Any, lazy: bool = False, campaign: Campaign | None = None, **kwargs: Any):
+        """Prepare; a *lazy* scheduler is only asked for its description.
+
+        Args:
+            app: The Celery app.
+            *args: For the base scheduler.
+            lazy: No side effects.
+            campaign: The worker's, for a beat inside one. A beat of its own contends by itself when omitted.
+            **kwargs: For the base scheduler.
+
+        Raises:
+            BeatRefused: A setting is wrong, or the store can't be used.
+        """
+        #: Whether a tick of the leader is under way; the lease must not be given back meanwhile.
+        self.is_sending = False
+        #: What became of ticks so far.
+        self.counts = TickCounts()
+        self._outbox: Outbox | None = None
+        self._term: Term | None = None
+        self._has_schedule = False
+        self._edits = 0
+        self._schedule_seen: Any = None
+        self._own_campaign: Campaign | None = None
+        self._termination: Termination | None = None
+        try:
+            settings = LeaderSettings.from_app(app)
+            if lazy:
+                check_backend(settings, app.main)  # celery beat asks for the banner first: refuse before it
+            elif campaign is None:
+                campaign = self._own_campaign = _standalone_campaign(app, settings)
+        except ConfigurationError as error:
+            raise BeatRefused(str(error)) from error
+        self._settings = settings
+        self._election = settings.beat_election
+        self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
+        self._ledger = campaign.backend.ledger(self._election) if campaign else None
+        self._planner = Planner(app.main or "", self._election, CatchUp.of(settings))
+        super().__init__(app, *args, lazy=lazy, **kwargs)
+        if self._own_campaign:
+            self._termination = Termination.install()
+            self._own_campaign.start()
+
+    # -- the gate ------------------------------------------------------------------------------------------------
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Send what is due if this process leads; see :meth:`celery.beat.Scheduler.tick`.
+
+        Returns:
+            Seconds to the next call: 0 on a standby, which has waited already.
+        """
+        self.is_sending = True  # before any question, so that who forbids ticks and then looks is not deceived
+        try:
+            with self._termination.held_back() if self._termination else contextlib.nullcontext():
+                term = self._candidate.term if self._candidate else None
+                if term is not None and self._lead(term):
+                    return self._tick_as_leader(*args, **kwargs)
+        finally:
+            self.is_sending = False
+        self._stand_by()
+        return 0
+
+    def _stand_by(self) -> None:
+        self.step_back()
+        if self._candidate is None:
+            return
+        if self._candidate.leading.is_set():
+            # Leads without a ledger, or trusts no more and is not told yet: don't spin.
+            self._candidate.not_leading.wait(STANDBY_WAIT / 2)
+        else:
+            self._candidate.leading.wait(STANDBY_WAIT)
+
+    def _lead(self, term: Term) -> bool:
+        """Take over what earlier leaders left, once a term; return whether this one may send."""
+        if term == self._term:
+            return True
+        self._term = self._outbox = None
+        try:
+            claims = Claims(self._ledger, term.fencing_token)  # type: ignore[arg-type]  # there with a campaign
+        except (LockUnavailable, LeadershipLost) as error:
+            logger.warning("Election %r: beat can't take over yet (token %d): %s",
+                           self._election, term.fencing_token, error)  # fmt: skip
+            return False
+        self._term = term
+        self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts)
+        self._heap = None  # made anew by the next tick, with the last runs from the ledger
+        self.begin_term()
+        logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)
+        return True
+
+    def setup_schedule(self) -> None:
+        """Leave the schedule alone until this process leads: a standby must not install its entries."""
+
+    def _tick_as_leader(self, *args: Any, **kwargs: Any) -> float:
+        try:
+            outbox = self._outbox
+            if outbox is None or not self._deliver_again(outbox):
+                return STANDBY_WAIT
+            delay: float = self._tick_together(outbox) if self.uses_heap else super().tick(*args, **kwargs)
+            outbox.claims.catch_up()
+        except (LeadershipLost, LockUnavailable) as lost:
+            self._stop_sending(lost)
+            return STANDBY_WAIT / 2
+        except Exception:  # one tick failed; the next may not, and a beat that ended would send nothing for ever
+            logger.exception("Election %r: a tick of the beat failed", self._election)
+            self._heap = None
+            return STANDBY_WAIT
+        return delay if outbox.claims.is_settled else min(delay, STANDBY_WAIT)
+
+    def _stop_sending(self, reason: Exception) -> None:
+        """Send nothing until the ledger was opened again, by this term or a later one."""
+        logger.warning("Election %r: beat stops sending: %s", self._election, reason)
+        self._term = self._outbox = None
+
+    # -- for adapters to bases (see beat/adapters.py) --------------------------------------------------------------
+
+    def begin_term(self) -> None:
+        """Get the base ready to send; here: have it read its schedule, once."""
+        if not self._has_schedule:
+            super().setup_schedule()
+            self._has_schedule = True
+
+    def step_back(self) -> None:
+        """Give up what must not be kept while others lead. Called again and again on a standby."""
+
+    def find_entry(self, name: str) -> Any:
+        """Return the entry *name* as it is now, None when there is none."""
+        return self.schedule.get(name)
+
+    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
+        """Let *entry* have run at *last_run_at* for the last time."""
+        entry.last_run_at = last_run_at
+        entry.total_run_count = total_run_count
+
+    def has_new_schedule(self) -> bool:
+        """Return whether entries came, went or changed since the last question, without a look at each of them.
+
+        Celery compares all entries with a copy of theirs on each tick, which makes 10,000 of them slow. A schedule in
+        memory changes by this class's methods, or by entries that come and go.
+        """
+        schedule = self.schedule
+        seen, self._schedule_seen = self._schedule_seen, (id(schedule), len(schedule), self._edits)
+        return bool(seen != self._schedule_seen)
+
+    # -- claim, send, confirm ------------------------------------------------------------------------------------
+
+    def _tick_together(self, outbox: Outbox) -> float:
+        """Do what :meth:`celery.beat.Scheduler.tick` does, for all entries that are due."""
+        if self.has_new_schedule() or self._heap is None:
+            self.populate_heap()
+        found = heap.take_due(self._heap, most=BATCH, when=self._when, look=self._look)
+        if found:
+            self._claim_and_send(outbox, found)
+            return 0
+        if not self._heap:
+            return float(self.max_interval)
+        first = self._heap[0]
+        return float(min(max(0.0, first[0] - self._when(first[2], 0)), self.max_interval))
+
+    def _look(self, entry: Any) -> tuple[bool, float]:
+        try:
+            is_due, delay = self.is_due(entry)
+        except Exception:  # it must not stop the others
+            logger.exception("When %r is due next can't be told; looking again later", entry.name)
+            return False, self.max_interval
+        return is_due, delay if isinstance(delay, (int, float)) else self.max_interval
+
+    def _claim_and_send(self, outbox: Outbox, found: Sequence[heap.Due]) -> None:
+        now = self._now()
+        runs = [self._planner.run(due.entry, now) for due in found]
+        accepted = outbox.claim([run.claim for run in runs])
+        ours = []
+        for due, run, is_ours in zip(found, runs, accepted, strict=True):
+            if is_ours:
+                self._put_back(due, run)
+                ours.append(run.claim)
+        if not all(accepted):
+            self._was_refused(outbox, [run for run, is_ours in zip(runs, accepted, strict=True) if not is_ours])
+        outbox.deliver([claim for claim in ours if not claim.sent])
+
+    def _put_back(self, due: heap.Due, run: Run) -> None:
+        """Advance the entry of a claimed run, and put it back on the heap."""
+        advanced = self._advance(run)
+        delay = due.delay
+        if run.by_due_time:  # the next may be due at once
+            is_due, delay = self._look(advanced)
+            delay = 0 if is_due else delay
+        heap.put(self._heap, self._when(advanced, delay), due.priority, advanced)
+
+    def _advance(self, run: Run) -> Any:
+        if run.missed:
+            self._count_missed(run)
+        claim = run.claim
+        entry = run.entry if claim.sent else self.reserve(run.entry)
+        self.set_last_run(entry, claim.claimed_at.astimezone(self.app.timezone), claim.run_count)
+        return entry
+
+    def _count_missed(self, run: Run) -> None:
+        self.counts.missed += run.missed
+        logger.warning("Election %r: %d missed run%s of %s let go%s",
+                       self._election, run.missed, "s" * (run.missed > 1), run.entry.name,
+                       "" if run.claim.sent else f"; the one due at {run.claim.tick.due_at} is sent")  # fmt: skip
+
+    def _was_refused(self, outbox: Outbox, runs: Iterable[Run]) -> None:
+        """Go on from what the ledger knows: somebody claimed these, or later ones, before."""
+        for run in runs:
+            logger.warning("%s, due at %s, was claimed already; reading the ledger again",
+                           run.entry.name, run.claim.tick.due_at)  # fmt: skip
+        outbox.claims.reload()
+        self._heap = None
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+        """Claim the run of *entry* that is due, send it, confirm it: for bases with a ``tick`` of their own.
+
+        Raises:
+            SchedulingError: This process does not lead.
+        """
+        outbox = self._outbox
+        if outbox is None or not self._may_send():
+            raise SchedulingError(f"{entry.name}: this process does not lead {self._election!r} any more")
+        try:
+            self._know(outbox.claims, [entry])
+            run = self._planner.run(entry, self._now())
+            if not outbox.claim([run.claim])[0]:
+                self._was_refused(outbox, [run])
+            elif not run.claim.sent:
+                outbox.deliver([run.claim])
+            if advance:
+                self._advance(run)
+        except (LeadershipLost, LockUnavailable) as lost:  # Celery would take it for a fault of the message
+            self._stop_sending(lost)
+
+    def _may_send(self) -> bool:
+        """Return whether this term is still trusted, and no end of the process requested."""
+        if self._termination and self._termination.is_pending:
+            return False
+        return self._candidate is not None and self._term is not None and self._candidate.term == self._term
+
+    def _deliver_again(self, outbox: Outbox) -> bool:
+        unsent = outbox.claims.unsent()
+        if not unsent:
+            return True
+        gone = [claim.tick.entry for claim in unsent if self.find_entry(claim.tick.entry) is None]
+        if gone:
+            logger.warning("Election %r: claimed runs of %s can't be sent: they are in the schedule no more",
+                           self._election, ", ".join(gone))  # fmt: skip
+            outbox.claims.drop(gone)
+        logger.info("Election %r: sending %d runs that were claimed and not confirmed", self._election, len(unsent))
+        return outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
+
+    def _send(self, claim: Claim) -> bool:
+        """Publish the message of *claim*; see :class:`Outbox` for what is returned."""
+        entry, term = self.find_entry(claim.tick.entry), self._term
+        if entry is None or term is None:
+            return False
+        try:
+            with with_options(entry, claim, term.fencing_token):
+                logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+                super().apply_async(entry, producer=self.producer, advance=False)
+        except SchedulingError as error:
+            return self._has_failed(claim, error, error.__context__)
+        except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
+            return self._has_failed(claim, error, error)
+        return True
+
+    def _has_failed(self, claim: Claim, error: Exception, cause: BaseException | None) -> bool:
+        """Return whether a message that could not be published is to be given up, as Celery's own beat does."""
+        if isinstance(cause, self._broker_errors):
+            logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
+                         claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
+            self._forget_connection()
+            return False
+        logger.error("%s, due at %s, can't be sent and is given up: %s",
+                     claim.tick.entry, claim.tick.due_at, error, exc_info=cause)  # fmt: skip
+        return True
+
+    # -- the broker ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def connection(self) -> Any:
+        """The connection to publish by."""
+        return broker.connect(self.app, self._settings.io_timeout)
+
+    def _ensure_connected(self) -> Any:
+        return broker.ensure_open(self.connection)
+
+    @cached_property
+    def _broker_errors(self) -> tuple[type[BaseException], ...]:
+        return broker.errors(self.connection)
+
+    def _forget_connection(self) -> None:
+        """Let the next message have a new connection."""
+        self.__dict__.pop("producer", None)
+        if connection := self.__dict__.pop("connection", None):
+            with contextlib.suppress(*self._broker_errors):
+                connection.release()
+
+    # -- the schedule --------------------------------------------------------------------------------------------
+
+    def populate_heap(self, *args: Any, **kwargs: Any) -> None:
+        """Take the last runs from the ledger, then see :meth:`celery.beat.Scheduler.populate_heap`."""
+        if self._outbox:
+            schedule = self.schedule
+            self._know(self._outbox.claims, schedule.values())
+            self._prune(self._outbox.claims, schedule, utc(self._now()) - KEEP_REMOVED)
+        super().populate_heap(*args, **kwargs)
+
+    def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
+        """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
+        unknown = [entry for entry in entries if not self.recall(claims, entry)]
+        claims.start_afresh(self._planner.first_sight(entry) for entry in unknown if entry.last_run_at)
+
+    def recall(self, claims: Claims, entry: Any) -> bool:
+        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
+        claim = claims.get(entry.name)
+        if claim is None or claim.schedule != fingerprint(entry.schedule):
+            return False
+        # Celery before 5.7 reads the hours of a crontab in the time zone of the last run.
+        self.set_last_run(entry, claim.claimed_at.astimezone(self.app.timezone), claim.run_count)
+        return True
+
+    def _prune(self, claims: Claims, schedule: Any, before: datetime) -> None:
+        """Drop what is known of entries that went long ago."""
+        removed = [claim for claim in claims.all() if claim.tick.entry not in schedule]
+        if old := [claim.tick.entry for claim in removed if claim.sent and claim.claimed_at < before]:
+            claims.drop(old)
+
+    def add(self, **kwargs: Any) -> Any:
+        """See :meth:`celery.beat.Scheduler.add`."""
+        self._edits += 1
+        return super().add(**kwargs)
+
+    def update_from_dict(self, dict_: Any) -> None:
+        """See :meth:`celery.beat.Scheduler.update_from_dict`."""
+        self._edits += 1
+        super().update_from_dict(dict_)
+
+    def merge_inplace(self, b: Any) -> None:
+        """See :meth:`celery.beat.Scheduler.merge_inplace`."""
+        self._edits += 1
+        super().merge_inplace(b)
+
+    def _now(self) -> datetime:
+        now: datetime = self.app.now()
+        return now if now.tzinfo else now.replace(tzinfo=self.app.timezone)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Write the schedule back, on the leader only; see :meth:`celery.beat.Scheduler.sync`."""
+        if self._term is not None and self._candidate is not None and self._candidate.term == self._term:
+            super().sync()
+
+    def close(self) -> None:
+        """Stop sending and give the lease back; may be called twice."""
+        super().close()
+        self._term = self._outbox = None
+        campaign, self._own_campaign = self._own_campaign, None
+        if self._ledger:
+            self._ledger.close()
+        if campaign:
+            campaign.stop()
+
+    @property
+    def info(self) -> str:
+        """What ``celery beat`` prints of its scheduler at start."""
+        return f"    . election -> {self._election}"
+
+
+def _standalone_campaign(app: Any, settings: LeaderSettings) -> Campaign:
+    check_backend(settings, app.main)
+    return Campaign(settings, [settings.beat_election], nodename=f"beat@{gethostname()}", app_name=app.main)

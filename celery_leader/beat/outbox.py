@@ -1,0 +1,96 @@
+"""From a claim to a message to a confirmation: the steps that every tick goes through once it is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from celery_leader.beat.claims import Claims
+from celery_leader.ledger import Claim
+
+#: How many messages are confirmed together. So many, at most, does a successor send again (with the same ids) when a
+#: leader dies between sending and confirming.
+CONFIRMED_TOGETHER = 100
+
+
+@dataclass
+class TickCounts:
+    """What became of ticks in this process, since it began.
+
+    Attributes:
+        claimed: Made ours in the ledger, or kept to be written there.
+        sent: Taken by the broker.
+        resent: Of these, claimed before: by an earlier leader, or while the broker was away.
+        missed: Due while nobody could send them, and let go by the entry's catch-up policy.
+    """
+
+    claimed: int = 0
+    sent: int = 0
+    resent: int = 0
+    missed: int = 0
+
+
+class Outbox:
+    """Claims ticks, sends what is claimed, and confirms what was sent, in this order whatever happens."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        *,
+        may_send: Callable[[], bool],
+        send: Callable[[Claim], bool],
+        counts: TickCounts | None = None,
+    ) -> None:
+        """Send for the term that *claims* belongs to.
+
+        Args:
+            claims: The term's.
+            may_send: Asked immediately before each message: whether the term is still trusted, and no stop requested.
+            send: Hands a tick's message to the broker. Returns whether it is out of our hands: taken, or such that it
+                can never be sent. False: the broker does not take messages now.
+            counts: Where to count.
+        """
+        self.claims = claims
+        self._may_send = may_send
+        self._send = send
+        self._counts = counts or TickCounts()
+
+    def claim(self, claims: Sequence[Claim]) -> list[bool]:
+        """Make ticks ours; return for each whether it is. See :meth:`Claims.claim`."""
+        accepted = self.claims.claim(claims)
+        self._counts.claimed += sum(accepted)
+        return accepted
+
+    def deliver(self, claims: Sequence[Claim]) -> bool:
+        """Send the messages of *claims*, which are ours, and confirm them.
+
+        Returns:
+            Whether all are out of our hands. If not, the rest stays claimed: for the next call, or the next leader.
+        """
+        sent: list[Claim] = []
+        try:
+            for claim in claims:
+                if not self._may_send() or not self._send(claim):
+                    return False
+                sent.append(claim)
+                self._counts.sent += 1
+                if len(sent) == CONFIRMED_TOGETHER:
+                    confirmed, sent = sent, []
+                    self.claims.confirm(confirmed)
+            return True
+        finally:
+            if sent:
+                self.claims.confirm(sent)
+
+    def deliver_again(self, *, newest_first: bool = False) -> bool:
+        """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
+
+        Returns:
+            Whether all is out of our hands. If not, nothing newer may be claimed: it would take the place of it.
+        """
+        unsent = self.claims.unsent(newest_first=newest_first)
+        before = self._counts.sent
+        try:
+            return self.deliver(unsent)
+        finally:
+            self._counts.resent += self._counts.sent - before

@@ -1,0 +1,102 @@
+"""From an entry that is due to the claim of its run, and from a claim to the options of its message."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from celery_leader.beat.broker import RETRY_POLICY
+from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION, CatchUp, plan
+from celery_leader.beat.ticks import due_after, fingerprint, task_id, utc
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.ledger import Claim, Tick
+
+logger = logging.getLogger(__name__)
+
+#: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
+DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is to be done about an entry that is due.
+
+    Attributes:
+        entry: The entry.
+        claim: The claim of the run. One that is ``sent`` already stands for missed runs that are let go.
+        missed: How many runs are let go.
+        by_due_time: Whether the next run is counted from when this one was due, and may be due at once.
+    """
+
+    entry: Any
+    claim: Claim
+    missed: int
+    by_due_time: bool
+
+
+class Planner:
+    """Names the runs of one election's entries."""
+
+    def __init__(self, app_name: str, election: str, catch_up: CatchUp) -> None:
+        """Name them for the app *app_name*; *catch_up* is what entries want that say nothing else."""
+        self._app_name = app_name
+        self._election = election
+        self._catch_up = catch_up
+        self._complained: set[str] = set()
+
+    def first_sight(self, entry: Any) -> Claim:
+        """Return the note of when *entry*, which is new, ran last: later leaders count its period from there."""
+        seen = utc(entry.last_run_at)
+        tick = Tick(self._election, entry.name, seen)
+        return Claim(tick, "", entry.total_run_count or 0, seen, fingerprint(entry.schedule), sent=True)
+
+    def run(self, entry: Any, now: datetime) -> Run:
+        """Return the run of *entry* that is to be claimed at *now*."""
+        moment = utc(now)
+        due = due_after(entry.schedule, entry.last_run_at, now)
+        made = plan(entry, min(due or moment, moment), moment, self._wanted(entry))
+        let_go = made.due_at is None
+        counted_from = made.last_run_at or moment
+        tick = Tick(self._election, entry.name, made.due_at or counted_from)
+        claim = Claim(
+            tick,
+            "" if let_go else task_id(self._app_name, tick),
+            (entry.total_run_count or 0) + (not let_go),
+            counted_from,
+            fingerprint(entry.schedule),
+            sent=let_go,
+        )
+        return Run(entry, claim, made.missed, by_due_time=made.last_run_at is not None)
+
+    def _wanted(self, entry: Any) -> CatchUp:
+        if not entry.options:
+            return self._catch_up
+        try:
+            return self._catch_up.for_entry(entry.options)
+        except ConfigurationError as error:
+            if entry.name not in self._complained:
+                self._complained.add(entry.name)
+                logger.error("Entry %r: %s It runs as the settings say.", entry.name, error)  # noqa: TRY400
+            return self._catch_up
+
+
+@contextlib.contextmanager
+def with_options(entry: Any, claim: Claim, token: int) -> Iterator[None]:
+    """Give *entry* the id and the headers of its tick for a while; entries can't be copied, not all kinds of them."""
+    before = entry.options
+    options = {"retry_policy": RETRY_POLICY, **before, "task_id": claim.task_id}
+    headers = {**(options.pop("headers", None) or {})}
+    for ours in (POLICY_OPTION, WINDOW_OPTION):
+        options.pop(ours, None)
+        headers.pop(ours, None)
+    headers[DUE_HEADER] = claim.tick.due_at.isoformat()
+    headers[TOKEN_HEADER] = str(token)
+    entry.options = {**options, "headers": headers}
+    try:
+        yield
+    finally:
+        entry.options = before
