@@ -23,32 +23,26 @@ class Due(NamedTuple):
     delay: float
 
 
-def take_due(
-    heap: list[Any],
-    *,
-    most: int,
-    when: Callable[[Any, float], float],
-    look: Callable[[Any], tuple[bool, float]],
-) -> list[Due]:
-    """Take the entries that are due off *heap*, *most* at the most, and return them.
+def take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, float]], *, most: int) -> list[Due]:
+    """Take the entries that are due off *heap* and return them.
 
     Args:
-        heap: Of ``(time, priority, entry)``.
-        most: How many.
-        when: Tells the heap's time *seconds* from now, for an entry.
+        heap: Of ``(time, priority, entry)``; times are seconds since the epoch.
+        now: The time.
         look: Tells whether an entry is due, and in how many seconds to look again.
+        most: How many to take at the most.
     """
     taken: list[Due] = []
-    too_early: list[tuple[Any, float]] = []
-    while heap and len(taken) < most and heap[0][0] <= when(heap[0][2], 0):
-        event = heapq.heappop(heap)
-        is_due, delay = look(event[2])
+    too_early: list[tuple[float, int, Any]] = []
+    while heap and len(taken) < most and heap[0][0] <= now:
+        _, priority, entry = heapq.heappop(heap)
+        is_due, delay = look(entry)
         if is_due:
-            taken.append(Due(event[2], event[1], delay))
+            taken.append(Due(entry, priority, delay))
         else:
-            too_early.append((event, delay))
-    for event, delay in too_early:  # now, or they would be looked at again and again
-        put(heap, when(event[2], delay), event[1], event[2])
+            too_early.append((now + delay, priority, entry))
+    for time, priority, entry in too_early:  # now, or they would be looked at again and again
+        put(heap, time, priority, entry)
     return taken
 
 

@@ -19,7 +19,7 @@ from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.runs import Planner, Run, with_options
 from celery_leader.beat.termination import Termination
-from celery_leader.beat.ticks import fingerprint, utc
+from celery_leader.beat.ticks import fingerprint, stopped_clock, utc
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
@@ -203,50 +203,51 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         """Do what :meth:`celery.beat.Scheduler.tick` does, for all entries that are due."""
         if self.has_new_schedule() or self._heap is None:
             self.populate_heap()
-        found = heap.take_due(self._heap, most=BATCH, when=self._when, look=self._look)
+        now = self._now()
+        found = heap.take_due(self._heap, now.timestamp(), lambda entry: self._look(entry, now), most=BATCH)
         if found:
-            self._claim_and_send(outbox, found)
+            self._claim_and_send(outbox, found, now)
             return 0
-        if not self._heap:
-            return float(self.max_interval)
-        first = self._heap[0]
-        return float(min(max(0.0, first[0] - self._when(first[2], 0)), self.max_interval))
+        wait = self._heap[0][0] - now.timestamp() if self._heap else self.max_interval
+        return float(min(max(0.0, wait), self.max_interval))
 
-    def _look(self, entry: Any) -> tuple[bool, float]:
+    def _look(self, entry: Any, now: datetime) -> tuple[bool, float]:
+        """Return whether *entry* is due, and in how many seconds to look again: earlier by a little, as Celery does."""
         try:
-            is_due, delay = self.is_due(entry)
+            with stopped_clock(entry.schedule, now):
+                is_due, delay = self.is_due(entry)
         except Exception:  # it must not stop the others
             logger.exception("When %r is due next can't be told; looking again later", entry.name)
             return False, self.max_interval
-        return is_due, delay if isinstance(delay, (int, float)) else self.max_interval
+        return is_due, self.adjust(delay) if isinstance(delay, (int, float)) else self.max_interval
 
-    def _claim_and_send(self, outbox: Outbox, found: Sequence[heap.Due]) -> None:
-        now = self._now()
+    def _claim_and_send(self, outbox: Outbox, found: Sequence[heap.Due], now: datetime) -> None:
         runs = [self._planner.run(due.entry, now) for due in found]
         accepted = outbox.claim([run.claim for run in runs])
-        ours = []
         for due, run, is_ours in zip(found, runs, accepted, strict=True):
             if is_ours:
-                self._put_back(due, run)
-                ours.append(run.claim)
+                self._put_back(due, run, now)
         if not all(accepted):
             self._was_refused(outbox, [run for run, is_ours in zip(runs, accepted, strict=True) if not is_ours])
-        outbox.deliver([claim for claim in ours if not claim.sent])
+        outbox.deliver(
+            [run.claim for run, is_ours in zip(runs, accepted, strict=True) if is_ours and not run.claim.sent]
+        )
 
-    def _put_back(self, due: heap.Due, run: Run) -> None:
+    def _put_back(self, due: heap.Due, run: Run, now: datetime) -> None:
         """Advance the entry of a claimed run, and put it back on the heap."""
-        advanced = self._advance(run)
-        delay = due.delay
+        advanced, delay = self._advance(run, now), due.delay
         if run.by_due_time:  # the next may be due at once
-            is_due, delay = self._look(advanced)
+            is_due, delay = self._look(advanced, now)
             delay = 0 if is_due else delay
-        heap.put(self._heap, self._when(advanced, delay), due.priority, advanced)
+        heap.put(self._heap, now.timestamp() + delay, due.priority, advanced)
 
-    def _advance(self, run: Run) -> Any:
+    def _advance(self, run: Run, now: datetime) -> Any:
         if run.missed:
             self._count_missed(run)
-        claim = run.claim
-        entry = run.entry if claim.sent else self.reserve(run.entry)
+        claim, entry = run.claim, run.entry
+        if not claim.sent:
+            with stopped_clock(entry.schedule, now):  # only for speed: the app's clock is slow
+                entry = self.reserve(entry)
         self.set_last_run(entry, claim.claimed_at.astimezone(self.app.timezone), claim.run_count)
         return entry
 
@@ -256,11 +257,10 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
                        self._election, run.missed, "s" * (run.missed > 1), run.entry.name,
                        "" if run.claim.sent else f"; the one due at {run.claim.tick.due_at} is sent")  # fmt: skip
 
-    def _was_refused(self, outbox: Outbox, runs: Iterable[Run]) -> None:
+    def _was_refused(self, outbox: Outbox, runs: Sequence[Run]) -> None:
         """Go on from what the ledger knows: somebody claimed these, or later ones, before."""
-        for run in runs:
-            logger.warning("%s, due at %s, was claimed already; reading the ledger again",
-                           run.entry.name, run.claim.tick.due_at)  # fmt: skip
+        logger.warning("Election %r: %d runs were claimed already (%s, due at %s, …); reading the ledger again",
+                       self._election, len(runs), runs[0].entry.name, runs[0].claim.tick.due_at)  # fmt: skip
         outbox.claims.reload()
         self._heap = None
 
@@ -275,13 +275,14 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
             raise SchedulingError(f"{entry.name}: this process does not lead {self._election!r} any more")
         try:
             self._know(outbox.claims, [entry])
-            run = self._planner.run(entry, self._now())
+            now = self._now()
+            run = self._planner.run(entry, now)
             if not outbox.claim([run.claim])[0]:
                 self._was_refused(outbox, [run])
             elif not run.claim.sent:
                 outbox.deliver([run.claim])
             if advance:
-                self._advance(run)
+                self._advance(run, now)
         except (LeadershipLost, LockUnavailable) as lost:  # Celery would take it for a fault of the message
             self._stop_sending(lost)
 

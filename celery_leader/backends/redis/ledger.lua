@@ -1,7 +1,9 @@
 -- The ledger of one election, a hash: the field "token" for the term that opened it, a field "entry:<name>" for
--- each entry's last claim. A claim is "<due, microseconds>|<sent: 0 or 1>|<the rest, JSON>".
+-- each entry's last claim. A claim is "<due>|<sent: 0 or 1>|<claimed at>|<run count>|<task id>|<schedule>"; times are
+-- microseconds since the epoch.
 -- Numbers stay decimal text: Lua's are doubles, and would round them.
--- KEYS: ledger. ARGV: what to do, the caller's token, arguments in groups.
+-- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
+-- due time), or only the fields to forget.
 -- Returns {"stale", token}, {"lost"}, or {"ok", results...}.
 local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
 
@@ -21,8 +23,9 @@ if verb == 'open' then
 elseif verb == 'forget' then
   for i = 3, #ARGV do redis.call('HDEL', key, ARGV[i]) end
 else
-  for i = 3, #ARGV, 3 do -- field, due, the whole claim
-    local field, due, claim = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  for i = 3, #ARGV, 2 do
+    local field, claim = ARGV[i], ARGV[i + 1]
+    local due = string.match(claim, '^%d+')
     local stored = redis.call('HGET', key, field)
     local stored_due, rest
     if stored then stored_due, rest = string.match(stored, '^(%d+)|[01]|(.*)$') end

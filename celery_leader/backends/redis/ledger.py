@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
@@ -42,7 +41,7 @@ class RedisLedger:
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.confirm`."""
         for batch in _batches(claims):
-            self._run("confirm", token, _arguments(batch))
+            self._run("confirm", token, [part for claim in batch for part in (_field(claim), _due(claim))])
 
     def restore(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.restore`."""
@@ -74,17 +73,16 @@ class RedisLedger:
         """Return the claim in *value*; one that can't be read is no claim, and the next one takes its place."""
         entry = field.removeprefix(_FIELD)
         try:
-            due, sent, rest = value.split("|", 2)
-            details = json.loads(rest)
+            due, sent, claimed_at, run_count, task_id, schedule = value.split("|", 5)
             return Claim(
                 tick=Tick(self._election, entry, _time(due)),
-                task_id=str(details["task_id"]),
-                run_count=int(details["run_count"]),
-                claimed_at=_time(details["claimed_at"]),
-                schedule=str(details["schedule"]),
+                task_id=task_id,
+                run_count=int(run_count),
+                claimed_at=_time(claimed_at),
+                schedule=schedule,
                 sent=sent == "1",
             )
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             logger.warning(
                 "Election %r: the claim of %r in %s can't be read (%s) and counts for nothing: %r",
                 self._election, entry, self._key, error, value,
@@ -93,18 +91,21 @@ class RedisLedger:
 
 
 def _arguments(claims: Sequence[Claim]) -> list[str]:
-    return [argument for claim in claims for argument in _encode(claim)]
+    return [part for claim in claims for part in (_field(claim), _encode(claim))]
 
 
-def _encode(claim: Claim) -> tuple[str, str, str]:
-    due = _microseconds(claim.tick.due_at)
-    details = {
-        "task_id": claim.task_id,
-        "run_count": claim.run_count,
-        "claimed_at": _microseconds(claim.claimed_at),
-        "schedule": claim.schedule,
-    }
-    return f"{_FIELD}{claim.tick.entry}", due, f"{due}|{int(claim.sent)}|{json.dumps(details)}"
+def _field(claim: Claim) -> str:
+    return f"{_FIELD}{claim.tick.entry}"
+
+
+def _due(claim: Claim) -> str:
+    return _microseconds(claim.tick.due_at)
+
+
+def _encode(claim: Claim) -> str:
+    """Return the claim as ``ledger.lua`` describes it. The schedule comes last: it may hold anything."""
+    due, claimed_at = _due(claim), _microseconds(claim.claimed_at)
+    return f"{due}|{claim.sent:d}|{claimed_at}|{claim.run_count}|{claim.task_id}|{claim.schedule}"
 
 
 def _batches(claims: Iterable[Claim]) -> Iterator[Sequence[Claim]]:
@@ -113,7 +114,8 @@ def _batches(claims: Iterable[Claim]) -> Iterator[Sequence[Claim]]:
 
 
 def _microseconds(time: datetime) -> str:
-    return str((time - _EPOCH) // timedelta(microseconds=1))
+    since = time - _EPOCH
+    return str((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
 def _time(microseconds: str) -> datetime:
