@@ -55,8 +55,8 @@ class Wall:
         self.ahead += timedelta(seconds=PERIOD + 60)
 
 
-def make_app(broker: str, store: str, entries: int) -> Celery:
-    app = Celery("bench", broker=broker)
+def make_app(broker: str, store: str, entries: int, name: str = "bench") -> Celery:
+    app = Celery(name, broker=broker)
     app.conf.update(
         leader_backend=store,
         leader_beat=True,
@@ -82,7 +82,7 @@ class Leader:
         from celery_leader.leadership.campaign import Campaign
         from celery_leader.settings import LeaderSettings
 
-        self.campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="bench@host", app_name="bench")
+        self.campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="bench@host", app_name=app.main)
         self.scheduler = leader_scheduler(Scheduler)(app=app, campaign=self.campaign)
 
     def tick(self) -> int:
@@ -167,7 +167,8 @@ def all_due(app: Celery, wall: Wall) -> None:
 def idle(app: Celery) -> None:
     """No entry due: how much of a core waiting takes."""
     ours = Leader(app)
-    ours.tick()
+    while ours.tick():
+        pass
     begun, used = time.perf_counter(), time.process_time()
     while time.perf_counter() - begun < IDLE:
         ours.tick()
@@ -179,7 +180,7 @@ def idle(app: Celery) -> None:
 
 def memory_of(kind: str, broker: str, store: str, entries: int) -> float:
     """Return what an entry takes in memory, in bytes, once its scheduler has ticked."""
-    app = make_app(broker, store, entries)
+    app = make_app(broker, store, entries, "bench-memory")
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     made = Leader(app) if kind == "ours" else Plain(app)

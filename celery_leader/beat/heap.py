@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from celery.beat import event_t
@@ -21,6 +21,18 @@ class Due(NamedTuple):
     entry: Any
     priority: int
     delay: float
+
+
+#: What Celery gives every entry.
+_PRIORITY = 5
+
+
+def make(entries: Iterable[Any], now: float, look: Callable[[Any], tuple[bool, float]]) -> list[Any]:
+    """Return a heap of *entries*; see :func:`take_due` for the rest."""
+    looks = ((entry, *look(entry)) for entry in entries)
+    made = [event_t(now + (0 if is_due else delay), _PRIORITY, entry) for entry, is_due, delay in looks]
+    heapq.heapify(made)
+    return made
 
 
 def take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, float]], *, most: int) -> list[Due]:

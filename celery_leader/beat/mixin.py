@@ -50,7 +50,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
     and confirmed together; one with a ``tick`` of its own sends by ``apply_async``, and has each tick claimed there.
     """
 
-    #: Whether the base scheduler ticks as Celery's does; set by ``leader_scheduler``.
+    #: Whether the base scheduler ticks, and makes its heap, as Celery's does; set by ``leader_scheduler``.
     uses_heap = True
     _heap: Any
 
@@ -359,7 +359,11 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
             schedule = self.schedule
             self._know(self._outbox.claims, schedule.values())
             self._prune(self._outbox.claims, schedule, utc(self._now()) - KEEP_REMOVED)
-        super().populate_heap(*args, **kwargs)
+        if not self.uses_heap:
+            super().populate_heap(*args, **kwargs)
+            return
+        now = self._now()
+        self._heap = heap.make(self.schedule.values(), now.timestamp(), lambda entry: self._look(entry, now))
 
     def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
         """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""

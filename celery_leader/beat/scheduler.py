@@ -20,7 +20,8 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
     base_class: type[Any] = symbol_by_name(base)
     if issubclass(base_class, LeaderMixin):
         return base_class
-    attributes = {"__module__": __name__, "uses_heap": base_class.tick is Scheduler.tick}
+    is_plain = all(getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap"))
+    attributes = {"__module__": __name__, "uses_heap": is_plain}
     return type(f"Leader{base_class.__name__}", (adapter_for(base_class), base_class), attributes)
 
 
