@@ -62,7 +62,7 @@ def make_app(broker: str, store: str, entries: int, name: str = "bench") -> Cele
         leader_beat=True,
         task_ignore_result=True,
         beat_schedule={
-            f"entry {number}": {"task": "bench.nothing", "schedule": PERIOD + number / 1000, "args": [number]}
+            f"entry {number}": {"task": "bench.nothing", "schedule": PERIOD, "args": [number]}
             for number in range(entries)
         },
     )
@@ -181,6 +181,7 @@ def idle(app: Celery) -> None:
 def memory_of(kind: str, broker: str, store: str, entries: int) -> float:
     """Return what an entry takes in memory, in bytes, once its scheduler has ticked."""
     app = make_app(broker, store, entries, "bench-memory")
+    Leader(make_app(broker, store, 1, f"bench-imports-{kind}")).tick()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     made = Leader(app) if kind == "ours" else Plain(app)

@@ -49,16 +49,16 @@ class Claims:
         self._now = now
         self._ask_again_at = 0.0
         self._known: dict[str, Claim] = {}
-        self._unsent: dict[str, Claim] = {}
+        self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
         self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
 
     def get(self, entry: str) -> Claim | None:
-        """Return the last claim of *entry*."""
+        """Return the last claim of *entry*; whether it is sent :meth:`unsent` tells."""
         return self._known.get(entry)
 
     def all(self) -> Collection[Claim]:
-        """Return the last claim of each entry, in no order."""
+        """Return the last claim of each entry, in no order; whether it is sent :meth:`unsent` tells."""
         return self._known.values()
 
     @property
@@ -83,9 +83,9 @@ class Claims:
     def confirm(self, claims: Sequence[Claim]) -> None:
         """Note that the messages of *claims* reached the broker."""
         for claim in claims:
-            known = self._known.get(claim.tick.entry)
-            if known and known.tick == claim.tick:
-                self._note(replace(known, sent=True))
+            waiting = self._unsent.get(claim.tick.entry)
+            if waiting and waiting.tick == claim.tick:
+                del self._unsent[claim.tick.entry]
         self._write(lambda: self._ledger.confirm(self._token, claims), if_unavailable=None)
 
     def start_afresh(self, claims: Iterable[Claim]) -> None:
@@ -154,7 +154,7 @@ class Claims:
             return if_unavailable
 
     def _restore(self) -> None:
-        known = list(self._known.values())
+        known = [claim if claim.tick.entry in self._unsent else replace(claim, sent=True) for claim in self.all()]
         self._ledger.restore(self._token, ())  # opens it again, even when there is nothing to write
         for batch in batches(known):
             self._ledger.restore(self._token, batch)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +19,7 @@ from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.runs import Planner, Run, with_options
 from celery_leader.beat.termination import Termination
-from celery_leader.beat.ticks import fingerprint, stopped_clock, utc
+from celery_leader.beat.ticks import StoppedClocks, fingerprint, share_schedule, utc
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
@@ -76,6 +76,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         self._has_schedule = False
         self._edits = 0
         self._schedule_seen: Any = None
+        self._schedules: dict[str, Any] = {}
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
         try:
@@ -204,51 +205,51 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         if self.has_new_schedule() or self._heap is None:
             self.populate_heap()
         now = self._now()
-        found = heap.take_due(self._heap, now.timestamp(), lambda entry: self._look(entry, now), most=BATCH)
+        with StoppedClocks(now) as clocks:  # for speed, too: the app's own clock is slow
+            found = heap.take_due(self._heap, now.timestamp(), partial(self._look, clocks), most=BATCH)
+            ours = self._claim(outbox, found, now, clocks) if found else []
         if found:
-            self._claim_and_send(outbox, found, now)
+            outbox.deliver(ours)
             return 0
         wait = self._heap[0][0] - now.timestamp() if self._heap else self.max_interval
         return float(min(max(0.0, wait), self.max_interval))
 
-    def _look(self, entry: Any, now: datetime) -> tuple[bool, float]:
+    def _look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
         """Return whether *entry* is due, and in how many seconds to look again: earlier by a little, as Celery does."""
+        clocks.stop(entry.schedule)
         try:
-            with stopped_clock(entry.schedule, now):
-                is_due, delay = self.is_due(entry)
+            is_due, delay = self.is_due(entry)
         except Exception:  # it must not stop the others
             logger.exception("When %r is due next can't be told; looking again later", entry.name)
             return False, self.max_interval
         return is_due, self.adjust(delay) if isinstance(delay, (int, float)) else self.max_interval
 
-    def _claim_and_send(self, outbox: Outbox, found: Sequence[heap.Due], now: datetime) -> None:
+    def _claim(self, outbox: Outbox, found: Sequence[heap.Due], now: datetime, clocks: StoppedClocks) -> list[Claim]:
+        """Claim the runs of the entries *found*, put these back on the heap, and return what is to be sent."""
         runs = [self._planner.run(due.entry, now) for due in found]
         accepted = outbox.claim([run.claim for run in runs])
+        refused = [run for run, is_ours in zip(runs, accepted, strict=True) if not is_ours]
         for due, run, is_ours in zip(found, runs, accepted, strict=True):
             if is_ours:
-                self._put_back(due, run, now)
-        if not all(accepted):
-            self._was_refused(outbox, [run for run, is_ours in zip(runs, accepted, strict=True) if not is_ours])
-        outbox.deliver(
-            [run.claim for run, is_ours in zip(runs, accepted, strict=True) if is_ours and not run.claim.sent]
-        )
+                self._put_back(due, run, now, clocks)
+        if refused:
+            self._was_refused(outbox, refused)
+        return [run.claim for run, is_ours in zip(runs, accepted, strict=True) if is_ours and not run.claim.sent]
 
-    def _put_back(self, due: heap.Due, run: Run, now: datetime) -> None:
+    def _put_back(self, due: heap.Due, run: Run, now: datetime, clocks: StoppedClocks) -> None:
         """Advance the entry of a claimed run, and put it back on the heap."""
         advanced, delay = self._advance(run, now), due.delay
         if run.by_due_time:  # the next may be due at once
-            is_due, delay = self._look(advanced, now)
+            is_due, delay = self._look(clocks, advanced)
             delay = 0 if is_due else delay
         heap.put(self._heap, now.timestamp() + delay, due.priority, advanced)
 
     def _advance(self, run: Run, now: datetime) -> Any:
         if run.missed:
             self._count_missed(run)
-        claim, entry = run.claim, run.entry
-        if not claim.sent:
-            with stopped_clock(entry.schedule, now):  # only for speed: the app's clock is slow
-                entry = self.reserve(entry)
-        self.set_last_run(entry, claim.claimed_at.astimezone(self.app.timezone), claim.run_count)
+        entry = run.entry if run.claim.sent else self.reserve(run.entry)
+        last_run = run.claim.claimed_at.astimezone(now.tzinfo) if run.by_due_time else now
+        self.set_last_run(entry, last_run, run.claim.run_count)
         return entry
 
     def _count_missed(self, run: Run) -> None:
@@ -363,11 +364,12 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
             super().populate_heap(*args, **kwargs)
             return
         now = self._now()
-        self._heap = heap.make(self.schedule.values(), now.timestamp(), lambda entry: self._look(entry, now))
+        with StoppedClocks(now) as clocks:
+            self._heap = heap.make(self.schedule.values(), now.timestamp(), partial(self._look, clocks))
 
     def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
         """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
-        unknown = [entry for entry in entries if not self.recall(claims, entry)]
+        unknown = [entry for entry in entries if not self.recall(claims, share_schedule(entry, self._schedules))]
         claims.start_afresh(self._planner.first_sight(entry) for entry in unknown if entry.last_run_at)
 
     def recall(self, claims: Claims, entry: Any) -> bool:
@@ -376,14 +378,16 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         if claim is None or claim.schedule != fingerprint(entry.schedule):
             return False
         # Celery before 5.7 reads the hours of a crontab in the time zone of the last run.
-        self.set_last_run(entry, claim.claimed_at.astimezone(self.app.timezone), claim.run_count)
+        last_run = claim.claimed_at if self._is_in_utc else claim.claimed_at.astimezone(self.app.timezone)
+        self.set_last_run(entry, last_run, claim.run_count)
         return True
 
     def _prune(self, claims: Claims, schedule: Any, before: datetime) -> None:
         """Drop what is known of entries that went long ago."""
-        removed = [claim for claim in claims.all() if claim.tick.entry not in schedule]
-        if old := [claim.tick.entry for claim in removed if claim.sent and claim.claimed_at < before]:
-            claims.drop(old)
+        waiting = {claim.tick.entry for claim in claims.unsent()}
+        old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
+        if removed := [name for name in old if name not in schedule and name not in waiting]:
+            claims.drop(removed)
 
     def add(self, **kwargs: Any) -> Any:
         """See :meth:`celery.beat.Scheduler.add`."""
@@ -399,6 +403,10 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         """See :meth:`celery.beat.Scheduler.merge_inplace`."""
         self._edits += 1
         super().merge_inplace(b)
+
+    @cached_property
+    def _is_in_utc(self) -> bool:
+        return bool(self.app.timezone.utcoffset(None) == timedelta(0))
 
     def _now(self) -> datetime:
         now: datetime = self.app.now()

@@ -50,7 +50,7 @@ class Planner:
 
     def first_sight(self, entry: Any) -> Claim:
         """Return the note of when *entry*, which is new, ran last: later leaders count its period from there."""
-        seen = utc(entry.last_run_at)
+        seen = entry.last_run_at if entry.last_run_at.tzinfo else utc(entry.last_run_at)
         tick = Tick(self._election, entry.name, seen)
         return Claim(tick, "", entry.total_run_count or 0, seen, fingerprint(entry.schedule), sent=True)
 

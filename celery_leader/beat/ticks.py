@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import schedules
 
 from celery_leader.ledger import Tick
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _NAMESPACE = uuid.UUID("6f2f4a0e-5d0b-5c8f-9f0a-0c1e5a7d9b3e")
 _MAX_FINGERPRINT = 200
@@ -27,22 +29,37 @@ def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> dateti
     """
     if last_run is None:
         return utc(now)
-    with stopped_clock(schedule, now):
+    if type(schedule) is schedules.schedule and not schedule.relative:
+        every: timedelta = schedule.run_every
+        return utc(last_run) + every  # what it would tell, in a fifth of the time
+    with StoppedClocks(now) as clocks:
+        clocks.stop(schedule)
         left = schedule.remaining_estimate(last_run)
     return None if left is None else utc(now) + left  # in UTC: local days may have 23 or 25 hours
 
 
 def task_id(app_name: str, tick: Tick) -> str:
-    """Return the id of the message of *tick*: the same for whoever sends it, however often."""
+    """Return the id of the message of *tick*, a UUID of version 5: the same for whoever sends it, however often."""
     microseconds = (tick.due_at - _EPOCH) // _MICROSECOND
-    return str(uuid.uuid5(_NAMESPACE, f"{app_name}|{tick.entry}|{microseconds}"))
+    name = f"{app_name}|{tick.entry}|{microseconds}"
+    return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def fingerprint(schedule: Any) -> str:
     """Return a text that is equal for equal schedules, on every machine."""
     if type(schedule) is schedules.schedule:  # its own text is rounded to two digits
-        return f"every {schedule.run_every.total_seconds()} s{' relative' if schedule.relative else ''}"
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(schedule))[:_MAX_FINGERPRINT]
+        text = f"every {schedule.run_every.total_seconds()} s{' relative' if schedule.relative else ''}"
+    else:
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(schedule))[:_MAX_FINGERPRINT]
+    return sys.intern(text)  # kept for each of thousands of entries, which share a few
+
+
+def share_schedule(entry: Any, shared: dict[str, Any]) -> Any:
+    """Let *entry*, which is returned, share its schedule with all that have an equal one: a crontab takes kilobytes."""
+    schedule = entry.schedule
+    if type(schedule) in (schedules.schedule, schedules.crontab) and schedule.nowfun is None:
+        entry.schedule = shared.setdefault(fingerprint(schedule), schedule)
+    return entry
 
 
 def utc(time: datetime) -> datetime:
@@ -50,12 +67,24 @@ def utc(time: datetime) -> datetime:
     return time.astimezone(timezone.utc) if time.tzinfo else time.replace(tzinfo=timezone.utc)
 
 
-@contextmanager
-def stopped_clock(schedule: Any, now: datetime) -> Iterator[None]:
-    """Let *schedule* take *now* for the time of day until the block ends."""
-    before = getattr(schedule, "nowfun", None)
-    schedule.nowfun = lambda: now
-    try:
-        yield
-    finally:
-        schedule.nowfun = before
+class StoppedClocks:
+    """Lets schedules take one moment for the time of day, until the block ends."""
+
+    def __init__(self, now: datetime) -> None:
+        """Stop clocks at *now*."""
+        self._now = lambda: now
+        self._stopped: list[tuple[Any, Any]] = []
+
+    def stop(self, schedule: Any) -> None:
+        """Stop the clock of *schedule*."""
+        self._stopped.append((schedule, getattr(schedule, "nowfun", None)))
+        schedule.nowfun = self._now
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Let all clocks go on; those of schedules that entries share were stopped more than once."""
+        for schedule, before in reversed(self._stopped):
+            schedule.nowfun = before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -73,13 +74,14 @@ class RedisLedger:
         """Return the claim in *value*; one that can't be read is no claim, and the next one takes its place."""
         entry = field.removeprefix(_FIELD)
         try:
-            due, sent, claimed_at, run_count, task_id, schedule = value.split("|", 5)
+            due, sent, claimed, run_count, task_id, schedule = value.split("|", 5)
+            due_at = _time(due)
             return Claim(
-                tick=Tick(self._election, entry, _time(due)),
+                tick=Tick(self._election, entry, due_at),
                 task_id=task_id,
                 run_count=int(run_count),
-                claimed_at=_time(claimed_at),
-                schedule=schedule,
+                claimed_at=due_at if claimed == due else _time(claimed),
+                schedule=sys.intern(schedule),  # thousands of entries share a few
                 sent=sent == "1",
             )
         except (ValueError, OverflowError) as error:
