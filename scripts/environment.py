@@ -3,9 +3,9 @@
     python3 scripts/environment.py highest|lowest|bases|demo
 
 `lowest` holds the oldest supported versions on the oldest Python found, `highest` the newest on the newest, `bases`
-the schedulers of others that ours can lead, `demo` what the example needs. It uses venv and pip only, so that a machine with Python, git and make is enough. An
-environment is made anew only when the Python or the metadata in `pyproject.toml` has changed since (a stamp inside it
-remembers).
+the schedulers of others that ours can lead, `demo` what the example needs. It uses venv and pip only, so that a machine
+with Python, git and make is enough. An environment is made anew only when the Python or the metadata in
+`pyproject.toml` has changed since (a stamp inside it remembers).
 """
 
 from __future__ import annotations
