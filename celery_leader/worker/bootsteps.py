@@ -8,6 +8,7 @@ has the last hook of every way to shut down. ``EmbeddedBeatStep`` runs the beat.
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import click
@@ -180,8 +181,11 @@ class WorkerLeadership:
         self.campaign.stop()
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Return what this worker believes of each election, without I/O."""
-        return {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
+        """Return what this worker believes of each election, and what became of its beat's ticks, without I/O."""
+        status = {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
+        if self.beat:
+            status[self.campaign.settings.beat_election]["ticks"] = asdict(self.beat.counts)
+        return status
 
     def _on_shutting_down(self, **_: Any) -> None:
         # In a signal handler: assign and nothing else. The electors' threads see it, and begin to hand over long

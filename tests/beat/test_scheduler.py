@@ -13,6 +13,7 @@ from celery.beat import Scheduler
 from celery.schedules import crontab
 from kombu.exceptions import OperationalError
 
+from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.exceptions import LockUnavailable
 from celery_leader.ledger import Tick
@@ -249,6 +250,102 @@ def test_a_removed_entry_with_an_unsent_tick_is_forgotten(fleet: Fleet) -> None:
     fleet.wall.advance(60)
     second.tick_until_idle()
     assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+
+
+def test_what_is_known_of_a_removed_entry_is_dropped_after_a_week(fleet: Fleet) -> None:
+    """A deployment that is rolled back goes on where it was; the ledger does not keep names for ever."""
+    fleet.schedule = {**EVERY_TEN, "gone": {"task": "t.gone", "schedule": 10.0}}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.schedule = EVERY_TEN
+    for days, is_known in ((6, True), (2, False)):
+        fleet.wall.advance(days * 24 * 3600)
+        machine = fleet.machine()
+        machine.lead()
+        machine.tick_until_idle()
+        machine.resign()
+        assert ("gone" in fleet.ledger._claims) is is_known
+
+
+def test_a_renamed_entry_starts_afresh(fleet: Fleet) -> None:
+    """Nobody can tell that it is the same; it is due one period after it was first seen."""
+    fleet.schedule = EVERY_TEN
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.advance(60)
+    fleet.schedule = {"renamed": EVERY_TEN["ten"]}
+    second = fleet.machine()
+    second.lead()
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(10)
+    second.tick_until_idle()
+    assert dues(fleet.sent()) == [70]
+
+
+def test_an_entry_that_is_added_while_it_leads_takes_effect(fleet: Fleet) -> None:
+    """By the scheduler's own methods, though nobody compares all entries on each tick."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    leader.scheduler.add(name="five", task="t.five", schedule=5.0)
+    leader.tick_until_idle()
+    fleet.wall.advance(5)
+    leader.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.five"]
+    del leader.scheduler.schedule["five"]
+    fleet.wall.advance(5)
+    leader.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
+
+
+def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:
+    """In batches, in few calls of the ledger, and an hour later again."""
+    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
+    leader = fleet.machine()
+    for _ in range(3):
+        leader.lead()
+        with (
+            mock.patch("celery_leader.beat.mixin.BATCH", 100),
+            mock.patch.object(MemoryLedger, "claim", autospec=True, side_effect=MemoryLedger.claim) as claim,
+        ):
+            leader.tick_until_idle()
+        if messages := fleet.sent():
+            assert claim.call_count == 3
+            assert len({each["id"] for each in messages}) == 240
+        fleet.wall.advance(3600)
+    assert leader.scheduler.counts.sent == 480
+
+
+def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) -> None:
+    """A worker that stops does not send hundreds of messages first."""
+    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+    send_task = first.scheduler.app.send_task
+
+    def send_and_stop(*args: Any, **kwargs: Any) -> Any:
+        result = send_task(*args, **kwargs)
+        if first.scheduler.counts.sent == 9:
+            first.campaign.close_to_new_work()
+        return result
+
+    with mock.patch.object(first.scheduler.app, "send_task", send_and_stop):
+        first.scheduler.tick()
+    sent = fleet.sent()
+    assert len(sent) == 10
+    first.resign()
+    second.lead()
+    second.tick_until_idle()
+    sent += fleet.sent()
+    assert len(sent) == len({each["id"] for each in sent}) == 50
 
 
 def test_crontabs_keep_the_apps_time_zone(fleet: Fleet) -> None:
