@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,10 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
 
     #: Whether the base scheduler ticks, and makes its heap, as Celery's does; set by ``leader_scheduler``.
     uses_heap = True
+    #: Whether the base scheduler keeps one mapping of entries, as Celery's do; set by ``leader_scheduler``.
+    keeps_its_schedule = True
     _heap: Any
+    old_schedulers: Any
 
     def __init__(self, app: Any, *args: Any, lazy: bool = False, campaign: Campaign | None = None, **kwargs: Any):
         """Prepare; a *lazy* scheduler is only asked for its description.
@@ -192,9 +196,12 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         """Return whether entries came, went or changed since the last question, without a look at each of them.
 
         Celery compares all entries with a copy of theirs on each tick, which makes 10,000 of them slow. A schedule in
-        memory changes by this class's methods, or by entries that come and go.
+        memory changes by this class's methods, or by entries that come and go. What else a base does only it can tell.
         """
         schedule = self.schedule
+        if not self.keeps_its_schedule:
+            before, self.old_schedulers = self.old_schedulers, copy(schedule)
+            return not self.schedules_equal(before, schedule)
         seen, self._schedule_seen = self._schedule_seen, (id(schedule), len(schedule), self._edits)
         return bool(seen != self._schedule_seen)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.beat import Scheduler
+from celery.beat import PersistentScheduler, Scheduler
 from celery.utils.imports import symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
@@ -20,8 +20,14 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
     base_class: type[Any] = symbol_by_name(base)
     if issubclass(base_class, LeaderMixin):
         return base_class
-    is_plain = all(getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap"))
-    attributes = {"__module__": __name__, "uses_heap": is_plain}
+    attributes = {
+        "__module__": __name__,
+        "uses_heap": all(getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap")),
+        "keeps_its_schedule": (
+            base_class.schedules_equal is Scheduler.schedules_equal
+            and base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)
+        ),
+    }
     return type(f"Leader{base_class.__name__}", (adapter_for(base_class), base_class), attributes)
 
 

@@ -67,7 +67,7 @@ class Fleet:
     store: str = "memory://beat-tests"
     conf: dict[str, Any] = field(default_factory=dict)
 
-    def machine(self, base: str = "celery.beat:Scheduler", broker: str = "memory://") -> Machine:
+    def machine(self, base: Any = "celery.beat:Scheduler", broker: str = "memory://") -> Machine:
         """Start one more."""
         app = Celery("proj", broker=broker, set_as_current=False)
         app.conf.update(

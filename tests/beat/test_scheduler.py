@@ -304,6 +304,34 @@ def test_an_entry_that_is_added_while_it_leads_takes_effect(fleet: Fleet) -> Non
     assert [each["task"] for each in fleet.sent()] == ["t.ten"]
 
 
+class Dynamic(Scheduler):
+    """A scheduler of somebody else, whose entries come from elsewhere at each look."""
+
+    def setup_schedule(self) -> None:
+        self.entries = {"ten": self.Entry(name="ten", app=self.app, **EVERY_TEN["ten"])}
+
+    schedule = property(lambda self: dict(self.entries))
+
+    def reserve(self, entry: Any) -> Any:
+        self.entries[entry.name] = entry = next(entry)
+        return entry
+
+
+def test_a_schedule_that_changes_by_itself_is_followed(fleet: Fleet) -> None:
+    """As Celery does: by comparing what the base returns."""
+    leader = fleet.machine(Dynamic)
+    leader.lead()
+    leader.tick_until_idle()
+    leader.scheduler.entries["five"] = leader.scheduler.Entry(
+        name="five", app=leader.scheduler.app, task="t.five", schedule=5.0
+    )
+    leader.tick_until_idle()
+    for expected in (["t.five"], ["t.five", "t.ten"]):
+        fleet.wall.advance(5)
+        leader.tick_until_idle()
+        assert sorted(each["task"] for each in fleet.sent()) == expected
+
+
 def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:
     """In batches, in few calls of the ledger, and an hour later again."""
     fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
