@@ -14,7 +14,7 @@ from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, LeaderElector, StoredRecord
 from celery_leader.exceptions import LeaseExpired
 from celery_leader.testing import FakeClock
-from tests.election.scenarios import (
+from tests.election.stage import (
     BEGUN,
     CONFLICT,
     DEADLINE,
@@ -199,19 +199,39 @@ def test_a_forked_child_is_healthy() -> None:
 # -- health ------------------------------------------------------------------------------------------------------
 
 
-def test_health() -> None:
-    """A follower is healthy, a leader within its lease and tolerance too, a stuck one is not (H1 to H5)."""
+LEADING, FOLLOWING = [get(NONE), create(OK)], [get(held())]
+
+
+@pytest.mark.parametrize(
+    ("role", "age", "healthy"),
+    [
+        pytest.param([get(DOWN)], 3600, True, id="H1 nothing observed yet"),
+        pytest.param(LEADING, 3600, False, id="H2 mine, renewed an hour ago"),
+        pytest.param(FOLLOWING, 3600, True, id="H3 another's, an hour old"),
+        pytest.param(LEADING, 0, True, id="H4 mine, just renewed"),
+        pytest.param(LEADING, 61, True, id="H5 mine, within the tolerance"),
+        pytest.param(LEADING, 80.1, False, id="H6 mine, beyond it"),
+    ],
+)
+def test_health(role: list, age: float, healthy: bool) -> None:
+    """A lease of a minute, a tolerance of 20 s: only a leader that is stuck is not healthy."""
     stage = Stage(lease_duration=60, renew_deadline=40)
-    stage.elector.check()
-    stage.attempt(get(NONE), create(OK))
-    stage.elector.check()
-    stage.clock.advance(61)
-    stage.elector.check(20)
-    with pytest.raises(LeaseExpired, match=r"'default'.*not renewed it for 61\.0 s; it lasts 60 s"):
-        stage.elector.check()
-    stage.clock.advance(3600)
-    with pytest.raises(LeaseExpired):
+    stage.attempt(*role)
+    stage.clock.advance(age)
+    if healthy:
         stage.elector.check(20)
+    else:
+        with pytest.raises(LeaseExpired):
+            stage.elector.check(20)
+
+
+def test_ill_health_says_what_to_do_and_ends_with_the_next_attempt() -> None:
+    """Which election, how late, and the cure; who attempts again is not stuck."""
+    stage = Stage(lease_duration=60, renew_deadline=40)
+    stage.attempt(*LEADING)
+    stage.clock.advance(61)
+    with pytest.raises(LeaseExpired, match=r"'default'.*not renewed it for 61\.0 s; it lasts 60 s.*restart"):
+        stage.elector.check()
     stage.attempt(get(held()))
     stage.elector.check()
 

@@ -8,7 +8,7 @@ from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, LeaderElector
 from celery_leader.exceptions import RecordNotFound
 from celery_leader.testing import FakeClock
-from tests.election.scenarios import (
+from tests.election.stage import (
     BEGUN,
     BING,
     CONFLICT,

@@ -1,4 +1,4 @@
-"""The scenario tables of client-go, River and our own, against the public API."""
+"""The scenario tables of client-go, the Python client, River and our own, against the public API."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.simulation.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
 #: The quick ones first: the run ends at the first failure.
-SUITE = ["tests/election", "tests/beat", "tests/simulation/test_simulation.py"]
+SUITE = ["tests/election/test_scenarios.py", "tests/election", "tests/beat", "tests/simulation/test_simulation.py"]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
