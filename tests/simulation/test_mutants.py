@@ -12,8 +12,13 @@ import pytest
 from tests.simulation.mutants import MUTANTS
 
 ROOT = Path(__file__).parents[2]
+QUICK = ["test_scenarios.py", "test_elector.py", "test_release.py"]
 #: The quick ones first: the run ends at the first failure.
-SUITE = ["tests/election/test_scenarios.py", "tests/election", "tests/beat", "tests/simulation/test_simulation.py"]
+SUITE = [
+    *sorted(map(str, (ROOT / "tests/election").glob("test_*.py")), key=lambda path: not path.endswith(tuple(QUICK))),
+    "tests/beat",
+    "tests/simulation/test_simulation.py",
+]
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -21,7 +26,7 @@ def test_a_mutant_is_killed(name: str) -> None:
     """Some test fails, and not for want of something to run."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", *SUITE],
-        cwd=ROOT, env={**os.environ, "CELERY_LEADER_MUTANT": name},
+        cwd=ROOT, env={**os.environ, "CELERY_LEADER_MUTANT": name, "CELERY_LEADER_STRESS_SECONDS": "1"},
         capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     killers = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
