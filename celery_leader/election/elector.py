@@ -36,6 +36,9 @@ from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConfli
 
 logger = logging.getLogger(__name__)
 
+#: Followers that saw a record change at one moment take it over within this part of a retry period: no herd.
+TAKEOVER_SPREAD = 0.05
+
 
 @dataclass(frozen=True)
 class _Observation:
@@ -150,7 +153,10 @@ class LeaderElector:
             return self.config.retry_period
         if trust := self.trust:
             return min(self.config.retry_period, max(0.0, trust.until - self._clock.monotonic()))
-        return self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
+        delay = self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
+        if (left := self._lease_left()) > 0:  # sleeping past its end would cost up to a whole poll more
+            return min(delay, left + self.config.retry_period * self._random.uniform(0, TAKEOVER_SPREAD))
+        return delay
 
     def try_acquire_or_renew(self) -> bool:
         """Make one attempt to get or keep the lease.
@@ -320,12 +326,14 @@ class LeaderElector:
 
     def _is_taken(self) -> bool:
         """Return whether this candidate must leave the record to its holder, or may not take it at all."""
-        if self.candidacy is not Candidacy.CONTEND:
-            return True
+        return self.candidacy is not Candidacy.CONTEND or self._lease_left() > 0
+
+    def _lease_left(self) -> float:
+        """Return for how many seconds more the record must be left to its holder, at most 0 when it need not be."""
         if self._observed is None or not self._observed.stored.record.holder_identity:
-            return False
+            return 0.0
         # The record's own lease, not mine: candidates may be configured differently.
-        return self._clock.monotonic() - self._observed.since < self._observed.stored.record.lease_duration
+        return self._observed.stored.record.lease_duration - (self._clock.monotonic() - self._observed.since)
 
     def _observe(self, stored: StoredRecord) -> None:
         """Remember what the store holds; its age starts anew when it changed, at a moment after the change."""

@@ -291,6 +291,20 @@ def test_a_follower_comes_back_after_a_jittered_retry_period() -> None:
     assert stage.elector.step() <= 2.2 * RETRY
 
 
+def test_a_follower_does_not_sleep_past_the_lease_of_a_dead_leader() -> None:
+    """It looks when it may take over; while the leader lives, it never comes to that."""
+    stage = Stage()
+    stage.expect(get(held()))
+    stage.elector.step()
+    stage.clock.advance(LEASE - 0.5)
+    stage.expect(get(held()))
+    assert 0.5 <= stage.elector.step() <= 0.5 + 0.05 * RETRY
+    stage.clock.advance(0.5)
+    stage.elector.candidacy = Candidacy.HOLD
+    stage.expect(get(held()))
+    assert stage.elector.step() >= RETRY
+
+
 def test_jitter_comes_from_the_source_that_was_given() -> None:
     """So that a simulation can be replayed."""
     delays = [

@@ -203,22 +203,22 @@ def m18_callback_ends_the_elector() -> None:
 @mutant
 def m19_own_lease() -> None:
     """Judges another's lease by its own configuration."""
-    source = inspect.getsource(LeaderElector._is_taken)
+    source = inspect.getsource(LeaderElector._lease_left)
     assert "self._observed.stored.record.lease_duration" in source
-    is_taken = LeaderElector._is_taken
+    lease_left = LeaderElector._lease_left
 
-    def mistaken(self: LeaderElector) -> bool:
+    def mistaken(self: LeaderElector) -> float:
         if self._observed is None:
-            return is_taken(self)
+            return lease_left(self)
         before, stored = self._observed, self._observed.stored
         record = replace(stored.record, lease_duration=self.config.lease_duration)
         self._observed = replace(before, stored=replace(stored, record=record))
         try:
-            return is_taken(self)
+            return lease_left(self)
         finally:
             self._observed = before
 
-    LeaderElector._is_taken = mistaken
+    LeaderElector._lease_left = mistaken
 
 
 @mutant
