@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from celery_leader.election.elector import LeaderElector
-from celery_leader.election.term import Candidacy
+from celery_leader.election.term import Candidacy, Term
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ UNINTERRUPTIBLE_SLEEP = 0.1
 class ElectorThread:
     """Runs one elector in a daemon thread. All methods may be called from any thread, and more than once.
 
-    Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`.
+    Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`. No method waits
+    for the store, except :meth:`stop` for as long as it was told to.
     """
 
     def __init__(
@@ -40,8 +41,8 @@ class ElectorThread:
         Args:
             elector: Whose attempts to make. From :meth:`start` on they are this thread's alone to make.
             candidacy: Asked before each attempt: how far it may go. A leader that may only hold its lease gives it
-                back as soon as it is not busy.
-            is_busy: Asked while draining: whether work that needs the lease is still running.
+                back as soon as it is not busy (when ``release_on_cancel``), which pauses it until it may contend again.
+            is_busy: Asked before a lease is given back: whether work that needs it is still running.
         """
         self.elector = elector
         self._candidacy = candidacy
@@ -50,6 +51,8 @@ class ElectorThread:
         self._stopping = threading.Event()
         self._draining = threading.Event()
         self._thread: threading.Thread | None = None
+        self._resigned: set[Term] = set()
+        self._stands_back_until = 0.0
         self._idle_hints = 0
         self._hinted_leader: str | None = None
         self._interrupt: Callable[[], None] | None = getattr(elector.lock, "interrupt", None)
@@ -83,6 +86,16 @@ class ElectorThread:
         self._draining.set()
         self.wake()
 
+    def resign(self) -> None:
+        """Give the lease back as soon as no guarded work runs, then contend again as any other. Returns at once.
+
+        It is the current term that is resigned from: a later one is not touched, further requests add nothing, and a
+        follower has nothing to resign from. Others go first: for as long as any of them may sleep between two
+        looks, this candidate acquires nothing. Guarded work that begins meanwhile delays the end of the term.
+        """
+        if term := self.elector.term:
+            self._resigned.add(term)
+
     def stop(self, timeout: float | None = None) -> bool:
         """Stop contending; release the lease (when ``release_on_cancel``) and end the thread.
 
@@ -112,22 +125,33 @@ class ElectorThread:
 
     def _turn(self) -> None:
         self._woken.clear()
-        self.elector.candidacy = self._current_candidacy()
         if self._may_give_back():
-            self._give_back()
+            self.elector.release()
+            self._stand_back()
+        elif not self.elector.is_leader():
+            self._resigned.clear()
+        self.elector.candidacy = self._current_candidacy()
         self._sleep(self.elector.step())
 
     def _current_candidacy(self) -> Candidacy:
-        return Candidacy.HOLD if self._draining.is_set() else self._candidacy()
+        if self._draining.is_set():
+            return Candidacy.HOLD
+        candidacy = self._candidacy()
+        stands_back = candidacy is Candidacy.CONTEND and time.monotonic() < self._stands_back_until
+        return Candidacy.HOLD if stands_back else candidacy
 
     def _may_give_back(self) -> bool:
-        """Return whether to give a lease back before the thread is stopped: nothing new may begin, nothing runs."""
-        return (
-            self.elector.config.release_on_cancel
-            and self._current_candidacy() is Candidacy.HOLD
-            and self.elector.is_leader()
-            and not self._is_busy()
-        )
+        """Return whether to give a lease back before the thread is stopped: that is wanted, and nothing runs."""
+        term = self.elector.term
+        return term is not None and (term in self._resigned or self._only_holds()) and not self._is_busy()
+
+    def _only_holds(self) -> bool:
+        return self.elector.config.release_on_cancel and self._current_candidacy() is Candidacy.HOLD
+
+    def _stand_back(self) -> None:
+        """Acquire nothing until every other candidate has looked once: who gives back must not be the quickest."""
+        config = self.elector.config
+        self._stands_back_until = time.monotonic() + config.retry_period * (1 + config.jitter_factor)
 
     def _finish(self) -> None:
         for action in (self._give_back, self.elector.lock.close):
@@ -145,7 +169,7 @@ class ElectorThread:
             return
         if self.elector.is_leader():
             self._sleep_as_leader(delay)
-        elif not self._wait_for_hint(delay):
+        elif not self._wait_for_hint(max(delay, self._stands_back_until - time.monotonic())):
             self._idle_hints = 0
         elif not self._woken.is_set():
             self._woken.wait(min(delay, self._wake_delay()))

@@ -63,7 +63,8 @@ def finish(world: World) -> World:
     bound = max(_bound(node, longest) for node in world.nodes)
     found = world.run_until(world.now + bound, stop=lambda: any(node.is_leader() for node in world.nodes))
     world.rules.require(found, f"nobody leads {bound:.1f} s after the last fault")
-    world.run_until(world.now + 2 * longest)  # requests that are still on their way arrive
+    # Requests that are still on their way arrive; who stalls does so for two leases, and may be followed a lease later.
+    world.run_until(world.now + 4 * longest)
     before = world.rules.terms
     world.run_until(world.now + QUIET_LEASES * longest)
     world.rules.require(world.rules.terms == before, "the leader changed although nothing failed")

@@ -259,3 +259,22 @@ def m21_unknown_write_is_success() -> None:
 def m22_vanished_is_vacant() -> None:
     """Creates the record at once when it is gone, though a lease was alive a moment ago."""
     LeaderElector._replace_vanished = lambda self: self._write_new_term(0, None)
+
+
+@mutant
+def m23_resignation_without_a_term() -> None:
+    """Ends whatever term is current when it is looked at."""
+    resign = ElectorThread.resign
+
+    def resign_from_any(self: ElectorThread) -> None:
+        resign(self)
+        self._resigned = _Everything()
+
+    class _Everything(set[Any]):
+        def __contains__(self, term: object) -> bool:
+            return True
+
+        def clear(self) -> None:
+            pass
+
+    ElectorThread.resign = resign_from_any
