@@ -5,11 +5,13 @@ PYTHON ?= python3
 environment = $(PYTHON) scripts/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit simulate mutants lint format services demo admin clean
+.PHONY: help test test-unit simulate mutants stress lint format services demo admin clean
 
 # How many worlds `make simulate` runs, and the first.
 SEEDS ?= 10000
 FIRST ?= 0
+# For how long `make stress` runs, in seconds.
+STRESS ?= 60
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,9 @@ simulate: ## Run the election in SEEDS simulated worlds (from FIRST on), and cou
 
 mutants: ## Put each classic fault into the elector, and show which test notices
 	@python=$$($(environment) highest) && exec $$python -m pytest -q -s tests/simulation/test_mutants.py
+
+stress: ## Stop, start, wake, pause and resign from many threads for STRESS seconds, and count what happened
+	@python=$$($(environment) highest) && CELERY_LEADER_STRESS_SECONDS=$(STRESS) exec $$python -m pytest -q -s tests/election/test_stress.py -k test_stress
 
 lint: ## Run ruff, mypy and import-linter
 	@$(PYTHON) scripts/check.py lint

@@ -246,6 +246,25 @@ class LockContract:
             stored = _assert_one_winner(results)
             assert self.make_lock().get() == stored
 
+    def test_no_update_is_lost(self) -> None:
+        """Eight threads count in two records, each by read, add, compare-and-swap: the totals are exact."""
+        for election in ("a", "b"):
+            self.make_lock(election).create(sample_record(leader_transitions=0))
+
+        def count(index: int) -> None:
+            lock = self.make_lock("ab"[index % 2])
+            done = 0
+            while done < 10:
+                seen = lock.get()
+                try:
+                    lock.update(replace(seen.record, leader_transitions=seen.record.leader_transitions + 1), seen)
+                except RecordConflict:
+                    continue
+                done += 1
+
+        assert _race(8, count) == [None] * 8
+        assert [self.make_lock(election).get().record.leader_transitions for election in "ab"] == [40, 40]
+
     def test_wait_sleeps_no_longer_than_it_may(self) -> None:
         """Nothing changes, and the sleep ends."""
         begun = time.monotonic()

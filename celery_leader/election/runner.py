@@ -50,6 +50,7 @@ class ElectorThread:
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._draining = threading.Event()
+        self._starting = threading.Lock()  # held while a thread is made, never across I/O
         self._thread: threading.Thread | None = None
         self._resigned: set[Term] = set()
         self._stands_back_until = 0.0
@@ -68,12 +69,14 @@ class ElectorThread:
         Raises:
             RuntimeError: It was stopped before; a stopped candidate is not started again.
         """
-        if self._stopping.is_set():
-            raise RuntimeError("This ElectorThread was stopped; make a new one.")
-        if self._thread is None:
-            name = f"celery-leader-{self.elector.config.name}"
-            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._stopping.is_set():
+                raise RuntimeError("This ElectorThread was stopped; make a new one.")
+            if self._thread is None:
+                name = f"celery-leader-{self.elector.config.name}"
+                thread = threading.Thread(target=self._run, name=name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def wake(self) -> None:
         """Make the next attempt now."""
@@ -107,8 +110,10 @@ class ElectorThread:
         """
         self._stopping.set()
         self.wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        with self._starting:  # one that starts at this moment is to be waited for too
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
         return not self.is_alive
 
     def _run(self) -> None:

@@ -66,6 +66,16 @@ def test_a_slow_one_holds_up_nobody_and_misses_nothing() -> None:
     assert slow.heard == list(range(100))
 
 
+def test_an_observer_that_never_returns_does_not_hold_up_the_process() -> None:
+    """Its thread is a daemon's, as in Python's client of Kubernetes (PY3)."""
+    threads: list[threading.Thread] = []
+    observers = Observers([Recorder(lambda: threads.append(threading.current_thread()))])
+    observers.tell("new_leader", 1)
+    assert observers.join(10)
+    assert threads[0].daemon
+    assert threads[0] is not threading.current_thread()
+
+
 def test_no_thread_without_something_to_tell() -> None:
     """Threads end with their queue."""
     observers = Observers([Recorder()])

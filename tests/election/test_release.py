@@ -160,6 +160,17 @@ def test_two_candidates_hand_over() -> None:
     assert lock.get().record.holder_identity == ""
 
 
+def test_ten_times_lock_refuse_unlock() -> None:
+    """Without a pause in between, as locks are used (D4, D5)."""
+    clock, lock = FakeClock(), MemoryLock()
+    one, other = (LeaderElector(ElectionConfig("default", name), lock, clock=clock) for name in (ME, BING))
+    for _ in range(10):
+        assert one.try_acquire_or_renew()
+        assert not other.try_acquire_or_renew()
+        assert one.release()
+        assert not one.release()
+
+
 def test_two_elections_are_independent() -> None:
     """One process may lead both (RV4)."""
     clock = FakeClock()

@@ -54,6 +54,30 @@ def test_stop_may_be_repeated_and_come_first() -> None:
     eventually(lambda: not own[0].is_alive)
 
 
+def test_stop_while_another_thread_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends all the same, and stop() says so (RV15)."""
+    thread = ElectorThread(LeaderElector(ElectionConfig("default", "a"), MemoryLock()))
+    start, reached, go_on, stopped = threading.Thread.start, threading.Event(), threading.Event(), []
+
+    def start_slowly(starting: threading.Thread) -> None:
+        if starting.name == "celery-leader-default":
+            reached.set()
+            assert go_on.wait(10)
+        start(starting)
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    callers = [threading.Thread(target=thread.start), threading.Thread(target=lambda: stopped.append(thread.stop(10)))]
+    callers[0].start()
+    assert reached.wait(10)
+    callers[1].start()
+    callers[1].join(0.1)
+    go_on.set()
+    for caller in callers:
+        caller.join(10)
+    assert stopped == [True]
+    assert not thread.is_alive
+
+
 def test_start_twice_starts_one_thread(threads: Make) -> None:
     """It is the elector's only one."""
     thread = threads(MemoryLock())

@@ -1,13 +1,83 @@
-"""Threads."""
+"""Many threads stop, start, wake, pause, resume and ask candidates to resign, over a store that is slow and fails.
+
+``CELERY_LEADER_STRESS_SECONDS`` says for how long (6); ``make stress`` runs a minute of it and shows the counts.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import threading
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import ElectionConfig, ElectorThread, LeaderElector
+from tests.election.crowd import ELECTIONS, Crowd
 from tests.election.running import FAST
 from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.election.crowd import Candidate
+
+SECONDS = float(os.environ.get("CELERY_LEADER_STRESS_SECONDS", "6"))
+CALLERS = 8
+
+
+@pytest.mark.timeout(SECONDS + 120)
+def test_stress() -> None:
+    """One leader at a time, each term told in order to each observer, no call waits, no thread is left (RV15, D11)."""
+    before = set(threading.enumerate())
+    crowd = Crowd(random.Random(20260101))
+    end = time.monotonic() + SECONDS
+    callers = [threading.Thread(target=crowd.harass, args=(seed, end)) for seed in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(SECONDS + 30)
+    assert not [caller for caller in callers if caller.is_alive()], "a call did not come back"
+    assert crowd.errors == []
+    assert all(candidate.thread.stop(10) for candidate in crowd.candidates)
+    assert all(candidate.elector.join_observers(10) for candidate in crowd.candidates)
+    eventually(lambda: set(threading.enumerate()) <= before, what="threads are gone")
+
+    for election in ELECTIONS:
+        assert_no_two_at_once([candidate for candidate in crowd.candidates if candidate.election == election])
+    for candidate in crowd.candidates:
+        assert_told_in_order(candidate)
+    reasons = Counter(
+        call[2] for candidate in crowd.candidates for call in candidate.heard.calls if call[0] == "stopped"
+    )
+    print(f"\n{SECONDS:g} s: {crowd.report()}, stopped {dict(reasons)}")  # noqa: T201  # `make stress` shows it
+    assert max(crowd.longest.values()) < 2, "a call that has nothing to wait for waited"
+    if SECONDS >= 5:  # a run that saw none of these has proved nothing
+        assert not [action for action in crowd.actions if not crowd.calls[action]]
+        assert reasons.keys() >= {"released", "expired"}
+
+
+def assert_no_two_at_once(candidates: list[Candidate]) -> None:
+    """All spans of one election, on the one clock of this machine: each ends before the next begins."""
+    spans = sorted((span for candidate in candidates for span in candidate.spans), key=lambda span: span.begun)
+    for one, other in pairwise(spans):
+        assert one.ended <= other.begun, f"{one} and {other}"
+        assert one.token < other.token, f"{one} and {other}"
+
+
+def assert_told_in_order(candidate: Candidate) -> None:
+    """Each term began and ended, one after the other, and all three observers heard the same."""
+    calls = candidate.heard.calls
+    assert candidate.slow.calls == candidate.raising.calls == calls
+    terms = [call for call in calls if call[0] != "new_leader"]
+    for started, stopped in zip(terms[::2], terms[1::2], strict=True):
+        assert (started[0], stopped[0]) == ("started", "stopped")
+        assert started[1] == stopped[1]
+    assert [term.fencing_token for _, term, *_ in terms[::2]] == [span.token for span in candidate.spans]
+    leaders = [call[1] for call in calls if call[0] == "new_leader"]
+    assert not [one for one, other in pairwise(leaders) if one == other]
 
 
 def test_start_stop_stress() -> None:
