@@ -29,7 +29,7 @@ mutants: ## Put each classic fault into the elector, and show which test notices
 	@python=$$($(environment) highest) && exec $$python -m pytest -q -s tests/simulation/test_mutants.py
 
 stress: ## Stop, start, wake, pause and resign from many threads for STRESS seconds, and count what happened
-	@python=$$($(environment) highest) && CELERY_LEADER_STRESS_SECONDS=$(STRESS) exec $$python -m pytest -q -s tests/election/test_stress.py -k test_stress
+	@python=$$($(environment) highest) && CELERY_LEADER_STRESS_SECONDS=$(STRESS) exec $$python -m pytest -q -s tests/election/test_stress.py::test_stress
 
 lint: ## Run ruff, mypy and import-linter
 	@$(PYTHON) scripts/check.py lint
