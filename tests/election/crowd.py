@@ -26,12 +26,13 @@ CLOCK = SystemClock()
 
 
 class Unsteady:
-    """A way to a shared store on which calls are slow, fail, or happen without an answer."""
+    """A way to a shared store on which calls are slow, fail, happen without an answer, or all fail for a while."""
 
     def __init__(self, lock: MemoryLock, source: random.Random) -> None:
         self._lock = lock
         self._random = source
         self.wait, self.interrupt, self.describe, self.close = lock.wait, lock.interrupt, lock.describe, lock.close
+        self._cut_off_until = 0.0
         self.written = 0.0  #: when the last write happened, or a moment later
 
     def get(self) -> StoredRecord:
@@ -50,12 +51,14 @@ class Unsteady:
     def _suffer(self, call: Callable[[], StoredRecord]) -> StoredRecord:
         fate = self._random.random()
         time.sleep(self._random.uniform(0, 0.003))
-        if fate < 0.05:
+        if fate > 0.98:
+            self._cut_off_until = CLOCK.monotonic() + 2 * TIMING["lease_duration"]
+        if fate < 0.05 or CLOCK.monotonic() < self._cut_off_until:
             raise LockUnavailable("lost on the way")
         answer = call()
         if fate < 0.10:
             raise LockUnavailable("lost on the way back")
-        if fate > 0.95:  # longer than the trust that it gives
+        if fate > 0.94:  # longer than the trust that it gives
             time.sleep(self._random.uniform(0.4, 0.6))
         return answer
 
@@ -105,7 +108,7 @@ class Candidate:
         self.busy = threading.Event()
         self.spans: list[Span] = []
         self.heard, self.raising = Observed(), Observed(after=_fail)
-        self.slow = Observed(before=lambda: time.sleep(source.uniform(0, 0.005)))
+        self.slow = Observed(before=lambda: time.sleep(source.choice([0, 0.1])))
         self._lock = Unsteady(lock, source)
         self.elector = LeaderElector(
             ElectionConfig(election, identity, **TIMING),

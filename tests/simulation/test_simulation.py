@@ -69,6 +69,21 @@ def test_the_rules_see_two_leaders() -> None:
         world.run_until(100)
 
 
+@pytest.mark.parametrize(("leaders", "followers"), [(0.82, 1.2), (1.0, 1.49), (1.49, 1.0)])
+def test_rates_within_the_bound_are_harmless(leaders: float, followers: float) -> None:
+    """Almost lease / deadline apart, the leader's trust is over before the takeover."""
+    for seed in range(20):
+        world = World(seed)
+        slow, fast = world.add_node(rate=leaders), world.add_node(rate=followers)
+        slow.start()
+        world.run_until(5)
+        fast.start()
+        world.run_until(20)
+        slow.cut_off_until = 1000.0
+        assert world.run_until(100, stop=fast.is_leader)
+        assert not slow.is_leader()
+
+
 def test_nothing_changes_while_nothing_fails() -> None:
     """A day without a fault is a day with one leader (L6)."""
     world = World(1)
