@@ -44,6 +44,10 @@ class Unsteady:
     def update(self, record: ElectionRecord, previous: StoredRecord) -> StoredRecord:
         return self._suffer(lambda: self._write(self._lock.update(record, previous)))
 
+    def cut_off(self) -> None:
+        """Let all calls fail for two leases: longer than any trust or wait for a takeover."""
+        self._cut_off_until = CLOCK.monotonic() + 2 * TIMING["lease_duration"]
+
     def _write(self, stored: StoredRecord) -> StoredRecord:
         self.written = CLOCK.monotonic()
         return stored
@@ -51,15 +55,13 @@ class Unsteady:
     def _suffer(self, call: Callable[[], StoredRecord]) -> StoredRecord:
         fate = self._random.random()
         time.sleep(self._random.uniform(0, 0.003))
-        if fate > 0.98:
-            self._cut_off_until = CLOCK.monotonic() + 2 * TIMING["lease_duration"]
         if fate < 0.05 or CLOCK.monotonic() < self._cut_off_until:
             raise LockUnavailable("lost on the way")
         answer = call()
         if fate < 0.10:
             raise LockUnavailable("lost on the way back")
-        if fate > 0.94:  # longer than the trust that it gives
-            time.sleep(self._random.uniform(0.4, 0.6))
+        if fate > 0.97:  # longer than the trust that it gives, and perhaps than the lease
+            time.sleep(self._random.uniform(0.4, 1.2))
         return answer
 
 
@@ -109,10 +111,10 @@ class Candidate:
         self.spans: list[Span] = []
         self.heard, self.raising = Observed(), Observed(after=_fail)
         self.slow = Observed(before=lambda: time.sleep(source.choice([0, 0.1])))
-        self._lock = Unsteady(lock, source)
+        self.lock = Unsteady(lock, source)
         self.elector = LeaderElector(
             ElectionConfig(election, identity, **TIMING),
-            self._lock,
+            self.lock,
             observers=[self.heard, self.slow, self.raising],
             publish=self._publish,
         )
@@ -125,7 +127,7 @@ class Candidate:
             self.spans[-1].ended = trust.until
         else:
             term = trust.term
-            self.spans.append(Span(term.identity, term.fencing_token, self._lock.written, trust.until))
+            self.spans.append(Span(term.identity, term.fencing_token, self.lock.written, trust.until))
 
 
 class Crowd:
@@ -142,19 +144,20 @@ class Crowd:
         self.longest: defaultdict[str, float] = defaultdict(float)  #: seconds of the longest call of each kind
         self.most_threads = 0
         self.errors: list[BaseException] = []
+        self.overlaps: list[list[Term]] = []
         #: What a caller may do to a candidate, and how often in comparison.
         self.actions: dict[str, tuple[float, Callable[[Candidate], object]]] = {
             "start": (20, lambda candidate: candidate.thread.start()),
-            "wake": (20, lambda candidate: candidate.thread.wake()),
-            "ask": (20, self._ask),
-            "resign": (8, lambda candidate: candidate.thread.resign()),
-            "pause": (3, lambda candidate: setattr(candidate, "candidacy", Candidacy.HOLD)),
-            "observe": (0.5, lambda candidate: setattr(candidate, "candidacy", Candidacy.OBSERVE)),
+            "wake": (25, lambda candidate: candidate.thread.wake()),
+            "ask": (25, self._ask),
+            "resign": (3, lambda candidate: candidate.thread.resign()),
+            "pause": (0.5, lambda candidate: setattr(candidate, "candidacy", Candidacy.HOLD)),
+            "observe": (0.1, lambda candidate: setattr(candidate, "candidacy", Candidacy.OBSERVE)),
             "resume": (20, lambda candidate: setattr(candidate, "candidacy", Candidacy.CONTEND)),
-            "work": (3, lambda candidate: candidate.busy.set()),
-            "rest": (15, lambda candidate: candidate.busy.clear()),
-            "drain": (0.3, lambda candidate: candidate.thread.drain()),
-            "stop": (1.5, lambda candidate: candidate.thread.stop(0)),
+            "work": (1, lambda candidate: candidate.busy.set()),
+            "rest": (10, lambda candidate: candidate.busy.clear()),
+            "drain": (0.1, lambda candidate: candidate.thread.drain()),
+            "stop": (0.4, lambda candidate: candidate.thread.stop(0)),
         }
 
     def harass(self, seed: int, end: float) -> None:
@@ -168,6 +171,28 @@ class Crowd:
                 time.sleep(source.uniform(0, 0.02))
         except BaseException as error:  # noqa: BLE001  # the test shows it
             self.errors.append(error)
+
+    def cut_off_leaders(self, end: float) -> None:
+        """Take its store from each leader now and then, until *end*."""
+        while time.monotonic() < end:
+            for candidate in self._places:
+                if candidate.elector.is_leader():
+                    candidate.lock.cut_off()
+            time.sleep(1.0)
+
+    def watch(self, end: float) -> None:
+        """Ask all whether they lead, over and over, until *end*; keep the terms of any two that do so at once.
+
+        Who says so before and after another does, in one term, did so meanwhile.
+        """
+        while time.monotonic() < end:
+            for election in ELECTIONS:
+                asked = [candidate.elector for candidate in self.candidates if candidate.election == election]
+                first = [(elector, elector.term) for elector in asked]
+                still = [term for elector, term in reversed(first) if term and elector.term == term]
+                if len(still) > 1:
+                    self.overlaps.append(still)
+            time.sleep(0.001)
 
     def _do(self, name: str, place: int) -> None:
         candidate = self._places[place]

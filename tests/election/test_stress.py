@@ -35,12 +35,14 @@ def test_stress() -> None:
     crowd = Crowd(random.Random(20260101))
     end = time.monotonic() + SECONDS
     callers = [threading.Thread(target=crowd.harass, args=(seed, end)) for seed in range(CALLERS)]
+    callers += [threading.Thread(target=call, args=(end,)) for call in (crowd.cut_off_leaders, crowd.watch)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join(SECONDS + 30)
     assert not [caller for caller in callers if caller.is_alive()], "a call did not come back"
     assert crowd.errors == []
+    assert crowd.overlaps == []
     assert all(candidate.thread.stop(10) for candidate in crowd.candidates)
     assert all(candidate.elector.join_observers(10) for candidate in crowd.candidates)
     eventually(lambda: set(threading.enumerate()) <= before, what="threads are gone")
@@ -54,9 +56,11 @@ def test_stress() -> None:
     )
     print(f"\n{SECONDS:g} s: {crowd.report()}, stopped {dict(reasons)}")  # noqa: T201  # `make stress` shows it
     assert max(crowd.longest.values()) < 2, "a call that has nothing to wait for waited"
-    if SECONDS >= 5:  # a run that saw none of these has proved nothing
+    # A run that saw none of these has proved nothing; in a short one all leaders may have been stopped in good time.
+    assert reasons["released"] > 0
+    if SECONDS >= 30:
+        assert reasons["expired"] > 0
         assert not [action for action in crowd.actions if not crowd.calls[action]]
-        assert reasons.keys() >= {"released", "expired"}
 
 
 def assert_no_two_at_once(candidates: list[Candidate]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_leader.beat.claims import Claims
-from celery_leader.election import Candidacy, StopReason, StoredRecord, Term, Trust
+from celery_leader.election import StopReason, StoredRecord, Term, Trust
 from celery_leader.election import elector as elector_module
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.observers import Observers, _Queue
@@ -97,7 +97,12 @@ def m06_trust_from_the_reply() -> None:
 @mutant
 def m08_release_before_drain() -> None:
     """Gives the lease back while guarded work runs."""
-    ElectorThread._may_give_back = lambda self: self._current_candidacy() is Candidacy.HOLD and self.elector.is_leader()
+    init = ElectorThread.__init__
+
+    def careless(self: ElectorThread, *args: Any, **options: Any) -> None:
+        init(self, *args, **{**options, "is_busy": lambda: False})
+
+    ElectorThread.__init__ = careless
 
 
 @mutant
