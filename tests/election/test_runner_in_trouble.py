@@ -159,7 +159,7 @@ def test_nobody_waits_for_a_store_that_hangs(threads: Make, moment: str) -> None
     asking.start()
     asking.join(10)
     assert len(answered) == len(requests), "this one waits"
-    assert max(answered) < 1
+    assert max(answered) < 5
     assert lock.stopped_in, "the call was under way all the time"
 
 

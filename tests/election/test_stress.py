@@ -55,7 +55,7 @@ def test_stress() -> None:
         call[2] for candidate in crowd.candidates for call in candidate.heard.calls if call[0] == "stopped"
     )
     print(f"\n{SECONDS:g} s: {crowd.report()}, stopped {dict(reasons)}")  # noqa: T201  # `make stress` shows it
-    assert max(crowd.longest.values()) < 2, "a call that has nothing to wait for waited"
+    assert max(crowd.longest.values()) < 5, "a call that has nothing to wait for waited"
     # A run that saw none of these has proved nothing; in a short one all leaders may have been stopped in good time.
     assert reasons["released"] > 0
     if SECONDS >= 30:
