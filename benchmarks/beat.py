@@ -59,6 +59,7 @@ def make_app(broker: str, store: str, entries: int, name: str = "bench") -> Cele
     app = Celery(name, broker=broker)
     app.conf.update(
         leader_backend=store,
+        leader_key_prefix=name,
         leader_beat=True,
         task_ignore_result=True,
         beat_schedule={

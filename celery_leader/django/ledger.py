@@ -80,13 +80,13 @@ class DjangoLedger:
             return self._store_later(token, claims, using)
 
     def _confirm(self, token: int, claims: list[Claim], using: str) -> None:
-        due = {claim.tick.entry: claim.tick.due_at for claim in claims}
+        # An id belongs to one due time of one entry: a row that has another one holds a later tick.
+        ids = {claim.tick.entry: claim.task_id for claim in claims}
         with self._locked(token, using) as opened:
             self._require_opened(token, opened)
-            for entries in _batches(due):
-                stored = self._runs(using).filter(entry__in=entries).values_list("pk", "entry", "due_at")
-                last = [key for key, entry, due_at in stored if due_at == due[entry]]
-                self._runs(using).filter(pk__in=last).update(sent=True)
+            for entries in _batches(ids, _BATCH // 2):  # each with its id
+                last = self._runs(using).filter(entry__in=entries, task_id__in=[ids[entry] for entry in entries])
+                last.update(sent=True)
 
     def _restore(self, token: int, claims: list[Claim], using: str) -> None:
         with self._locked(token, using) as opened:
@@ -184,7 +184,7 @@ class DjangoLedger:
         )
 
 
-def _batches(entries: Iterable[str]) -> Iterator[list[str]]:
+def _batches(entries: Iterable[str], size: int = _BATCH) -> Iterator[list[str]]:
     iterator = iter(entries)
-    while batch := list(islice(iterator, _BATCH)):
+    while batch := list(islice(iterator, size)):
         yield batch
