@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery_leader.django.ledger import DjangoLedger
     from celery_leader.django.lock import DjangoLock
 
-_OPTIONS = {"server_timeouts"}
+_OPTIONS = ("server_timeouts", "listen")
 
 
 def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, Any]) -> DjangoBackend:
@@ -28,16 +28,20 @@ def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, 
         prefix: Put before the names of elections, with a colon.
         timeout: The longest (seconds) that one call may take.
         options: ``server_timeouts``: False for a PgBouncer that refuses connections which set ``options`` (statement,
-            lock and idle timeouts); calls are bounded without them, too.
+            lock and idle timeouts); calls are bounded without them, too. ``listen``: False to neither tell nor hear of
+            changes by PostgreSQL's ``NOTIFY``; followers then poll, and need no second connection.
 
     Raises:
         ConfigurationError: Django is not set up, the app is not installed, the alias or an option is unknown.
     """
-    if unknown := sorted(set(options) - _OPTIONS):
+    if unknown := sorted(set(options) - set(_OPTIONS)):
         raise ConfigurationError(
             f"leader_backend_options has {', '.join(unknown)}; for django-db:// there is only "
             f"{', '.join(_OPTIONS)}. Set the client's own options in DATABASES."
         )
+    for name, value in options.items():
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"leader_backend_options[{name!r}] must be True or False, got {value!r}.")
     _require_app(url)
     from celery_leader.django.options import alias_settings
 
@@ -65,18 +69,21 @@ def _require_app(url: str) -> None:
 class DjangoBackend:
     """Locks and ledgers in one database. Each has a connection of its own, opened when it is first used."""
 
-    def __init__(self, alias: str, *, prefix: str, timeout: float, server_timeouts: bool = True) -> None:
+    def __init__(
+        self, alias: str, *, prefix: str, timeout: float, server_timeouts: bool = True, listen: bool = True
+    ) -> None:
         """Name the database; see :func:`open_django`."""
         self._alias = alias
         self._prefix = prefix
         self._timeout = timeout
         self._server_timeouts = server_timeouts
+        self._listen = listen
 
     def lock(self, election: str) -> DjangoLock:
         """See :meth:`celery_leader.backends.Backend.lock`."""
         from celery_leader.django.lock import DjangoLock
 
-        return DjangoLock(self._connection(), self._row(election))
+        return DjangoLock(self._connection(), self._row(election), listen=self._listen)
 
     def ledger(self, election: str) -> DjangoLedger:
         """See :meth:`celery_leader.backends.Backend.ledger`."""

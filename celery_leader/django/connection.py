@@ -80,6 +80,14 @@ class OwnConnection:
             cause = " ".join(str(error).split()) or type(error).__name__
             raise LockUnavailable(f"{self.describe()} gave no answer: {cause}") from error
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of a connection like this one, from those that the alias has now.
+
+        Raises:
+            ConfigurationError: The alias is unknown, or can't be used.
+        """
+        return own_settings(self.alias, timeout=self._timeout, server_timeouts=self._server_timeouts)
+
     def describe(self) -> str:
         """Return which database this is, as a URL without passwords."""
         return f"django-db://{self.alias}"
@@ -168,12 +176,10 @@ class _ConnectionThread(threading.Thread):
 
     def _open(self) -> None:
         values = own_settings(self._alias, timeout=self._timeout, server_timeouts=self._server_timeouts)
-        self._wrapper = wrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, self._using)
-        # Whatever TIME_ZONE is: in local time one hour of each year comes twice.
-        wrapper.timezone_name = "UTC"
+        self._wrapper = wrapper = new_wrapper(values, self._using)
         connections[self._using] = wrapper
         wrapper.ensure_connection()
-        self._socket = _second_handle(wrapper.connection)
+        self._socket = second_handle(wrapper.connection)
         if statement := self._server_timeouts and session_statement(wrapper, self._timeout):
             with wrapper.cursor() as cursor:
                 cursor.execute(statement)
@@ -200,7 +206,15 @@ class _ConnectionThread(threading.Thread):
                 wrapper.close()
 
 
-def _second_handle(connection: Any) -> socket.socket | None:
+def new_wrapper(values: dict[str, Any], using: str) -> BaseDatabaseWrapper:
+    """Return an unopened connection with the settings *values*, which Django does not know of."""
+    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, using)
+    # Whatever TIME_ZONE is: in local time one hour of each year comes twice.
+    wrapper.timezone_name = "UTC"
+    return wrapper
+
+
+def second_handle(connection: Any) -> socket.socket | None:
     """Return another handle of *connection*'s socket, where the driver shows it.
 
     A handle of our own stays good for this socket even when the connection was closed meanwhile and its number was

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 
+from celery_leader.backends.hints import Hints, Listener
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election, Fence
+from celery_leader.django.notices import PostgresListener, channel_of, notify
+from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
-from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery_leader.django.connection import OwnConnection
 
 _FIELDS = (
@@ -32,36 +36,50 @@ class DjangoLock:
 
     A renewal is one conditional ``UPDATE`` outside of any transaction. A write that changes the token also writes the
     :class:`~celery_leader.django.models.Fence`, first and in the same transaction: it waits for guards that hold the
-    fence, renewals don't. On PostgreSQL :meth:`wait` can one day ``LISTEN``; now all databases are polled.
+    fence, renewals don't. On PostgreSQL a write that changes the holder tells so in its transaction, and
+    :meth:`wait` listens; other databases are polled.
     """
 
-    def __init__(self, connection: OwnConnection, name: str) -> None:
-        """Take the row *name*, read and written on *connection*, which becomes the lock's own."""
+    def __init__(self, connection: OwnConnection, name: str, *, listen: bool = True) -> None:
+        """Take the row *name*, read and written on *connection*, which becomes the lock's own.
+
+        Args:
+            connection: Of this lock alone.
+            name: The election's, with its prefix.
+            listen: Whether to tell and to hear of changes where the database can.
+        """
         self._connection = connection
         self._name = name
-        self._woken = threading.Event()
+        self._channel = channel_of(name) if listen else ""
+        self._hints = Hints()
+        self._listener: Listener | None = None
+        self._is_silent = False
 
     def get(self) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.get`."""
-        return self._connection.run(self._read)
+        return self._saw(self._connection.run(self._read))
 
     def create(self, record: ElectionRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.create`."""
-        return self._connection.run(partial(self._insert, record))
+        return self._change_holder(partial(self._insert, record))
 
     def update(self, record: ElectionRecord, previous: StoredRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.update`."""
-        write = self._swap if record.fencing_token == previous.record.fencing_token else self._take_over
-        return self._connection.run(partial(write, record, previous))
+        if record.fencing_token != previous.record.fencing_token:
+            return self._change_holder(partial(self._take_over, record, previous))
+        if record.holder_identity != previous.record.holder_identity:
+            return self._change_holder(partial(self._release, record, previous))
+        return self._saw(self._connection.run(partial(self._swap, record, previous)))
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
-        self._woken.wait(timeout)
-        self._woken.clear()
+        if self._listener is None and self._channel and is_postgresql(self._connection.alias):
+            self._listener = PostgresListener(self._connection, self._channel, self._hints)
+        self._hints.wait(timeout)
 
     def interrupt(self) -> None:
         """See :meth:`celery_leader.election.Lock.interrupt`."""
-        self._woken.set()
+        self._hints.interrupt()
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
@@ -69,7 +87,24 @@ class DjangoLock:
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.stop()
         self._connection.close()
+
+    def _saw(self, stored: StoredRecord) -> StoredRecord:
+        self._hints.seen(stored.record.holder_identity)
+        return stored
+
+    def _change_holder(self, write: Callable[[str], StoredRecord]) -> StoredRecord:
+        """Have *write* done. After it failed, the next one tells nobody: it may be the telling that is refused."""
+        try:
+            stored = self._connection.run(write)
+        except LockUnavailable:
+            self._is_silent = True
+            raise
+        self._is_silent = False
+        return self._saw(stored)
 
     def _read(self, using: str) -> StoredRecord:
         try:
@@ -90,6 +125,7 @@ class DjangoLock:
             with transaction.atomic(using=using, durable=True):
                 self._move_fence(record.fencing_token, using)
                 Election.objects.using(using).bulk_create([row])  # unlike save(), it sends no signals
+                self._tell(record, using)
         except IntegrityError:
             raise RecordConflict(f"{self.describe()} has a row already") from None
         return StoredRecord(record, row.version)
@@ -105,9 +141,22 @@ class DjangoLock:
         try:
             with transaction.atomic(using=using, durable=True):
                 self._move_fence(record.fencing_token, using)
-                return self._swap(record, previous, using)
+                stored = self._swap(record, previous, using)
+                self._tell(record, using)
+                return stored
         except IntegrityError:  # of two that make the first fence, the faster has the record, too
             raise RecordConflict(f"{self.describe()} was taken over by somebody else") from None
+
+    def _release(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
+        with transaction.atomic(using=using, durable=True):
+            stored = self._swap(record, previous, using)
+            self._tell(record, using)
+            return stored
+
+    def _tell(self, record: ElectionRecord, using: str) -> None:
+        """Announce the holder of *record* to those who listen, once the transaction is committed."""
+        if self._channel and not self._is_silent and connections[using].vendor == "postgresql":
+            notify(self._channel, record.holder_identity, using)
 
     def _move_fence(self, token: int, using: str) -> None:
         """Set the fence to *token*, waiting for those who hold it; one that is there already waits for nobody."""

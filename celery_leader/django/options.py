@@ -76,6 +76,15 @@ def is_in_memory(values: dict[str, Any]) -> bool:
     return backend.DatabaseWrapper.vendor == "sqlite" and bool(backend.DatabaseWrapper(values, "").is_in_memory_db())
 
 
+def is_postgresql(alias: str) -> bool:
+    """Return whether *alias* is a PostgreSQL database; False, too, when it can't be used at all."""
+    try:
+        wrapper_class = load_backend(alias_settings(alias)["ENGINE"]).DatabaseWrapper
+    except (ConfigurationError, ImproperlyConfigured, ImportError):
+        return False
+    return bool(wrapper_class.vendor == "postgresql")
+
+
 def session_statement(wrapper: BaseDatabaseWrapper, timeout: float) -> str:
     """Return the statement that sets what can't be set when connecting; empty where there is none.
 

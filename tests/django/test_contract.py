@@ -21,6 +21,7 @@ class TestDjangoLock(LockContract):
 
     @pytest.fixture(autouse=True)
     def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
+        self.tells_of_changes = alias == "postgres"
         self.backend = backend_of(alias, prefix="proj")
 
     def make_lock(self, election: str = "default") -> DjangoLock:

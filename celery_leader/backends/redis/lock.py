@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
-import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
+from redis.client import PubSub
+
+from celery_leader.backends.hints import Hints, Listener
 from celery_leader.backends.redis.client import RedisClient, damaged
 from celery_leader.election import ElectionRecord, StoredRecord
-from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordNotFound
-
-logger = logging.getLogger(__name__)
-
-#: How long (seconds) one look for a message lasts, and how long to leave a server alone that cut the subscription.
-LISTEN_TIME = 5.0
-RESUBSCRIBE_DELAY = 1.0
+from celery_leader.exceptions import RecordConflict, RecordNotFound
 
 
 class RedisLock:
@@ -29,8 +28,8 @@ class RedisLock:
         self._client = client
         self._key = key
         self._channel = channel
-        self._woken = threading.Event()
-        self._listener: _Listener | None = None
+        self._hints = Hints()
+        self._listener: Listener | None = None
 
     def get(self) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.get`."""
@@ -38,9 +37,11 @@ class RedisLock:
         if raw is None:
             raise RecordNotFound(f"{self.describe()} does not exist")
         try:
-            return StoredRecord(ElectionRecord.from_json(raw), raw)
+            record = ElectionRecord.from_json(raw)
         except (ValueError, TypeError, OverflowError) as error:
             raise damaged(self._client.place, self._key, f"it is no election's record ({error})") from error
+        self._hints.seen(record.holder_identity)
+        return StoredRecord(record, raw)
 
     def create(self, record: ElectionRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.create`."""
@@ -55,18 +56,18 @@ class RedisLock:
         announcement = f"!{record.holder_identity}" if record.holder_identity != holder else ""
         if not self._client.run("swap", [self._key, self._channel], [seen, raw, announcement]):
             raise RecordConflict(f"{self.describe()} holds something else than what was seen")
+        self._hints.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
         if self._listener is None:
-            self._listener = _Listener(RedisClient(self._client.place), self._channel, self._woken)
-        self._woken.wait(timeout)
-        self._woken.clear()
+            self._listener = _RedisListener(RedisClient(self._client.place), self._channel, self._hints)
+        self._hints.wait(timeout)
 
     def interrupt(self) -> None:
         """See :meth:`celery_leader.election.Lock.interrupt`."""
-        self._woken.set()
+        self._hints.interrupt()
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
@@ -80,35 +81,23 @@ class RedisLock:
         self._client.close()
 
 
-class _Listener:
-    """Hears of changes on a thread and a connection of its own. What it misses costs one poll."""
+class _RedisListener(Listener):
+    """A subscription to the channel of one election."""
 
-    def __init__(self, client: RedisClient, channel: str, woken: threading.Event) -> None:
+    def __init__(self, client: RedisClient, channel: str, hints: Hints) -> None:
         self._client = client
         self._channel = channel
-        self._woken = woken
-        self._stopping = threading.Event()
-        threading.Thread(target=self._run, name="celery-leader-listener", daemon=True).start()
+        super().__init__(hints, channel)
 
-    def stop(self) -> None:
-        """End soon."""
-        self._stopping.set()
+    @contextmanager
+    def subscription(self) -> Iterator[Callable[[float], list[str]]]:
+        try:
+            with self._client.subscription(self._channel) as subscription:
+                yield partial(_news, subscription)
+        finally:
+            self._client.close()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._listen()
-            except LockUnavailable as error:
-                logger.debug("Not told of changes for now: %s", error)
-                self._client.close()
-                self._stopping.wait(RESUBSCRIBE_DELAY)
-            except Exception:  # a listener gives hints; whatever is wrong with it, the election polls
-                logger.exception("Listening to %s failed", self._channel)
-                self._stopping.wait(RESUBSCRIBE_DELAY)
-        self._client.close()
 
-    def _listen(self) -> None:
-        with self._client.subscription(self._channel) as subscription:
-            while not self._stopping.is_set():
-                if subscription.get_message(timeout=LISTEN_TIME):
-                    self._woken.set()
+def _news(subscription: PubSub, timeout: float) -> list[str]:
+    message: dict[str, Any] | None = subscription.get_message(timeout=timeout)
+    return [message["data"].decode()] if message else []

@@ -1,0 +1,104 @@
+"""What ends a lock's sleep before its time: news from the store, heard on a thread of its own.
+
+News are hints. What is missed costs one poll, what is heard twice or out of order one look at the record.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+
+from celery_leader.exceptions import LeaderError
+
+logger = logging.getLogger(__name__)
+
+#: How long (seconds) one look for news lasts, where nothing else can end it.
+LISTEN_TIME = 5.0
+#: How long (seconds) to leave a store alone that ended the subscription, and how long at most when it does so again
+#: and again: one that knows no subscriptions must not be asked each second for ever.
+RESUBSCRIBE_DELAY = 1.0
+MAX_RESUBSCRIBE_DELAY = 30.0
+
+
+class Hints:
+    """One lock's: its user waits, its listener hears."""
+
+    def __init__(self) -> None:
+        """Know nobody."""
+        self._woken = threading.Event()
+        self._holder: str | None = None
+
+    def wait(self, timeout: float) -> None:
+        """See :meth:`celery_leader.election.Lock.wait`."""
+        self._woken.wait(timeout)
+        self._woken.clear()
+
+    def interrupt(self) -> None:
+        """See :meth:`celery_leader.election.Lock.interrupt`."""
+        self._woken.set()
+
+    def seen(self, holder: str) -> None:
+        """Remember the holder whom the lock's user read or wrote last."""
+        self._holder = holder
+
+    def heard(self, holder: str) -> None:
+        """End a wait, if *holder* is not who is known already: with many candidates, most learn it by looking."""
+        if holder != self._holder:
+            self._woken.set()
+
+
+class Listener(ABC):
+    """Hears of changes of holder on a thread and a connection of its own, and subscribes again when it is cut off."""
+
+    def __init__(self, hints: Hints, name: str) -> None:
+        """Listen from now on.
+
+        Args:
+            hints: Whom to tell.
+            name: What is listened to, for logs.
+        """
+        self._hints = hints
+        self._name = name
+        self._stopping = threading.Event()
+        threading.Thread(target=self._run, name="celery-leader-listener", daemon=True).start()
+
+    @abstractmethod
+    def subscription(self) -> AbstractContextManager[Callable[[float], Iterable[str]]]:
+        """Subscribe, until the block ends.
+
+        Returns:
+            What waits up to so many seconds for news, and returns the holders that they tell of.
+
+        Raises:
+            LockUnavailable: There was no answer, or there is no such thing there.
+        """
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        pause = RESUBSCRIBE_DELAY
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            try:
+                self._listen()
+            except LeaderError as error:
+                logger.debug("Not told of changes for now: %s", error)
+            except Exception:  # a listener gives hints; whatever is wrong with it, the election polls
+                logger.exception("Listening to %s failed", self._name)
+            lasted = time.monotonic() - begun
+            pause = RESUBSCRIBE_DELAY if lasted > MAX_RESUBSCRIBE_DELAY else min(pause * 2, MAX_RESUBSCRIBE_DELAY)
+            # Not all candidates at once: a server that comes back has enough to do.
+            self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311  # spreads requests
+
+    def _listen(self) -> None:
+        with self.subscription() as news:
+            while not self._stopping.is_set():
+                for holder in news(LISTEN_TIME):
+                    self._hints.heard(holder)

@@ -1,0 +1,101 @@
+"""Telling and hearing of changes by PostgreSQL's ``NOTIFY`` and ``LISTEN``."""
+
+from __future__ import annotations
+
+import re
+import selectors
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from django.db import Error, connections
+
+from celery_leader.backends.hints import Hints, Listener
+from celery_leader.django.connection import new_wrapper, second_handle
+from celery_leader.exceptions import LockUnavailable
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from celery_leader.django.connection import OwnConnection
+
+#: A server whose machine is gone sends nothing, as one does that has no news: the system asks whether it is there.
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+#: PostgreSQL admits 63 bytes.
+_PLAIN_NAME = re.compile(r"[\w:.@-]{1,48}", re.ASCII)
+#: PostgreSQL admits just under 8000 bytes. What is cut off is not the holder that anybody knows, and ends a wait.
+_MAX_TEXT = 1000
+
+
+def channel_of(name: str) -> str:
+    """Return the channel of the election in the row *name*: an identifier that needs no more than quotes."""
+    if _PLAIN_NAME.fullmatch(name):
+        return f"celery-leader:{name}"
+    return f"celery-leader#{sha256(name.encode()).hexdigest()[:48]}"
+
+
+def notify(channel: str, holder: str, using: str) -> None:
+    """Tell the listeners of *channel*, when the current transaction is committed, that *holder* is the new one."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [channel, holder[:_MAX_TEXT]])
+
+
+class PostgresListener(Listener):
+    """Listens on a connection of its own: ``LISTEN`` belongs to a session, and must not wait for anything else."""
+
+    def __init__(self, beside: OwnConnection, channel: str, hints: Hints) -> None:
+        """Listen to *channel* in the database of *beside*."""
+        self._beside = beside
+        self._channel = channel
+        self._socket: socket.socket | None = None
+        super().__init__(hints, f"{channel} in {beside.describe()}")
+
+    @contextmanager
+    def subscription(self) -> Iterator[Callable[[float], list[str]]]:
+        """See :meth:`celery_leader.backends.hints.Listener.subscription`."""
+        wrapper = self._new_wrapper()
+        try:
+            with wrapper.cursor() as cursor:
+                self._socket = second_handle(wrapper.connection)
+                cursor.execute(f'LISTEN "{self._channel}"')
+            with selectors.DefaultSelector() as selector, wrapper.wrap_database_errors:
+                selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)
+                yield partial(_news, wrapper.connection, selector)
+        except (Error, OSError) as error:
+            raise LockUnavailable(f"{self._beside.describe()} tells nothing: {error}") from error
+        finally:
+            handle, self._socket = self._socket, None
+            if handle:
+                handle.close()
+            with suppress(Error, OSError):
+                wrapper.close()
+
+    def _new_wrapper(self) -> BaseDatabaseWrapper:
+        values = self._beside.settings()
+        values["OPTIONS"] = {**_KEEPALIVE, **values["OPTIONS"]}
+        return new_wrapper(values, f"celery_leader_listener:{self._beside.alias}")
+
+    def stop(self) -> None:
+        """End at once: cut the connection, whatever is awaited from it."""
+        super().stop()
+        if handle := self._socket:
+            with suppress(OSError):
+                handle.shutdown(socket.SHUT_RDWR)
+
+
+def _news(connection: Any, selector: selectors.BaseSelector, timeout: float) -> list[str]:
+    """Return what was told within *timeout* seconds. By what psycopg 2, psycopg 3 before 3.2 and later ones have."""
+    told = _take(connection)
+    return told or (_take(connection) if selector.select(timeout) else [])
+
+
+def _take(connection: Any) -> list[str]:
+    if not hasattr(connection, "pgconn"):  # psycopg 2
+        connection.poll()
+        told, connection.notifies[:] = [str(notice.payload) for notice in connection.notifies], []
+        return told
+    connection.pgconn.consume_input()
+    return [notice.extra.decode(errors="replace") for notice in iter(connection.pgconn.notifies, None)]
