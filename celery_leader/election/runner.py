@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -15,11 +16,34 @@ logger = logging.getLogger(__name__)
 
 #: After a hint that the lease is free, each follower waits a random time up to this (seconds): no herd.
 MAX_WAKE_DELAY = 0.05
-#: How often (seconds) a leader looks whether it is to give its lease back and may. Asked for rather than told,
-#: because who asks may be a signal handler, which must not touch a lock.
-DRAIN_POLL = 0.05
+#: How often (seconds) a leader looks whether it is to give its lease back, should nobody have rung.
+LOOK_PERIOD = 0.05
+#: How often (seconds) one that is to looks whether it may: nobody tells when the last guarded work ends.
+DRAIN_POLL = 0.01
 #: The longest sleep (seconds) on a lock that can't be interrupted.
 UNINTERRUPTIBLE_SLEEP = 0.1
+
+
+class Bell:
+    """Wakes one thread, and may be rung by anybody: by a signal handler, too.
+
+    An event may not: a handler that interrupts the main thread inside ``Event.set()`` and calls it again waits for
+    itself for ever. Releasing a bare lock takes no other.
+    """
+
+    def __init__(self) -> None:
+        """Make a silent one."""
+        self._silence = threading.Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        """End the wait that is under way, or the next one. Rings that nobody waited for are one."""
+        with contextlib.suppress(RuntimeError):  # it rings already
+            self._silence.release()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds; return whether it rang."""
+        return self._silence.acquire(timeout=max(0.0, timeout))
 
 
 class ElectorThread:
@@ -48,6 +72,7 @@ class ElectorThread:
         self._candidacy = candidacy
         self._is_busy = is_busy
         self._woken = threading.Event()
+        self._bell = Bell()
         self._stopping = threading.Event()
         self._draining = threading.Event()
         self._starting = threading.Lock()  # held while a thread is made, never across I/O
@@ -81,8 +106,13 @@ class ElectorThread:
     def wake(self) -> None:
         """Make the next attempt now."""
         self._woken.set()
+        self._bell.ring()
         if self._interrupt:
             self._interrupt()
+
+    def ring(self) -> None:
+        """Have a leader look now whether it is to give its lease back. May be called by a signal handler."""
+        self._bell.ring()
 
     def drain(self) -> None:
         """Acquire nothing any more, renew while guarded work runs, release as soon as none does. Returns at once."""
@@ -178,6 +208,8 @@ class ElectorThread:
             self._idle_hints = 0
         elif not self._woken.is_set():
             self._woken.wait(min(delay, self._wake_delay()))
+            # What was told meanwhile is seen by the attempt that comes now, and must not cause another.
+            self.elector.lock.wait(0)
 
     def _wake_delay(self) -> float:
         """Return how long to wait after a hint: each time twice as long when the one before told of nothing.
@@ -192,8 +224,10 @@ class ElectorThread:
     def _sleep_as_leader(self, delay: float) -> None:
         end = time.monotonic() + delay
         while (left := end - time.monotonic()) > 0 and not self._may_give_back():
-            if self._woken.wait(min(left, DRAIN_POLL)):
+            if self._woken.is_set():
                 return
+            is_draining = self._current_candidacy() is Candidacy.HOLD
+            self._bell.wait(min(left, DRAIN_POLL if is_draining else LOOK_PERIOD))
 
     def _wait_for_hint(self, delay: float) -> bool:
         """Sleep on the lock; return whether it ended the sleep before its time."""

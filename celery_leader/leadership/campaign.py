@@ -158,9 +158,13 @@ class Campaign:
             candidate.thread.wake()
 
     def close_to_new_work(self) -> None:
-        """Let no new guarded work begin. Touches no lock, so that a signal handler may call it."""
+        """Let no new guarded work begin, and have leaders look at their candidacy.
+
+        Touches nothing that somebody may hold, so that a signal handler may call it.
+        """
         for candidate in self.candidates.values():
             candidate.cell.close_to_new_work()
+            candidate.thread.ring()
 
     def drain(self) -> None:
         """Let no new guarded work begin, and give each lease back as soon as none runs. Returns at once."""

@@ -188,10 +188,10 @@ class WorkerLeadership:
         return status
 
     def _on_shutting_down(self, **_: Any) -> None:
-        # In a signal handler: assign and nothing else. The electors' threads see it, and begin to hand over long
-        # before a main loop that waits for its broker gets round to it.
-        self.campaign.close_to_new_work()
+        # In a signal handler: assign and ring, and nothing else. The electors' threads begin to hand over long before
+        # a main loop that waits for its broker gets round to it.
         self.readiness.shutting_down = True
+        self.campaign.close_to_new_work()
 
     def _is_busy(self, election: str) -> bool:
         if self.beat and election == self.campaign.settings.beat_election and self.beat.is_busy:
