@@ -47,8 +47,14 @@ class Hints:
         self._holder = holder
 
     def heard(self, holder: str) -> None:
-        """End a wait, if *holder* is not who is known already: with many candidates, most learn it by looking."""
-        if holder != self._holder:
+        """End a wait when there is a new holder, or none any more.
+
+        Not when that is known, because the lock's user looked meanwhile. Nor when it saw the lease vacant and somebody
+        else has it now: it was too late, and its next look, in no hurry, tells who that is. Otherwise a vacancy would
+        cost the store up to three requests a candidate instead of one or two.
+        """
+        known, self._holder = self._holder, holder
+        if known not in ("", holder):
             self._woken.set()
 
 

@@ -47,16 +47,40 @@ def test_a_store_without_subscriptions_is_asked_ever_less(monkeypatch: pytest.Mo
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "celery-leader-listener"])
 
 
-def test_news_of_who_is_known_end_no_wait() -> None:
-    """Somebody else does."""
-    known = Hints()
-    known.seen("a")
-    known.heard("a")
+def wakes(hints: Hints) -> bool:
+    """Whether a wait ends that would last for some moments."""
     begun = time.monotonic()
-    known.wait(0.1)
-    assert time.monotonic() - begun >= 0.1
-    known.heard("")
-    known.wait(30)
-    known.interrupt()
-    known.wait(30)
-    assert time.monotonic() - begun < 10
+    hints.wait(0.1)
+    return time.monotonic() - begun < 0.05
+
+
+def test_news_of_who_is_known_end_no_wait() -> None:
+    """Somebody else does, and so does nobody."""
+    hints = Hints()
+    hints.seen("a")
+    hints.heard("a")
+    assert not wakes(hints)
+    hints.heard("b")
+    assert wakes(hints)
+    hints.heard("")
+    assert wakes(hints)
+    hints.interrupt()
+    assert wakes(hints)
+
+
+def test_who_was_too_late_looks_again_in_no_hurry() -> None:
+    """Until there is a vacancy again."""
+    hints = Hints()
+    hints.seen("")
+    hints.heard("b")
+    assert not wakes(hints)
+    hints.heard("")
+    assert wakes(hints)
+
+
+def test_who_never_looked_is_woken_by_anything() -> None:
+    """What there was before is not known."""
+    for holder in ("", "a"):
+        hints = Hints()
+        hints.heard(holder)
+        assert wakes(hints)
