@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.postgres
 
 CHANNEL = "celery-leader:default"
-LISTENERS = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %%' AND datname = current_database()"
+LISTENERS = (
+    "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %%' AND state = 'idle' AND datname = current_database()"
+)
 
 
 @pytest.fixture
 def pg(postgres_alias: str) -> str:
-    """The alias of a PostgreSQL database without elections."""
+    """The alias of a PostgreSQL database without elections, and without the listeners of earlier tests."""
     Election.objects.using(postgres_alias).all().delete()
     Fence.objects.using(postgres_alias).all().delete()
+    eventually(lambda: not sessions(postgres_alias))
     return postgres_alias
 
 
