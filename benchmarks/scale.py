@@ -1,15 +1,22 @@
 """What many candidates of one election ask of one store: all the while, and in the second after a vacancy.
 
-Run it with ``python -m benchmarks.scale [--store redis postgres] [--candidates 1000] [--processes 4]``. Each candidate
-is the product's own elector with its thread, at the default durations (15, 10, 2), in a few processes that share this
-machine's cores. On Redis each has its two connections, as in a deployment. On PostgreSQL a thousand times two sessions
-would be a thousand times two server processes: here the candidates of a process share a few connections (``--shared``)
-and one listener, so the table shows requests and hints, not what so many sessions cost the server.
+Run it with ``python -m benchmarks.scale [--store redis postgres] [--candidates 1000] [--processes 2]``. Each candidate
+is the product's own elector with its threads, at the default durations (15, 10, 2). A deployment has a machine for
+each; here all share this one's cores, so the threads are greenlets of a few processes: with thousands of real ones the
+table would show how Python hands its lock from one to the next. On Redis each candidate has its two connections, as in
+a deployment. On PostgreSQL a thousand times two sessions would be as many server processes: the candidates of a process
+share a few connections (``--shared``) and one listener, so the table shows requests and hints, not what so many
+sessions cost the server.
 
 A request is one call of the store: a look, or a write. The servers' own counters stand beside.
 """
 
 from __future__ import annotations
+
+if __name__ == "__mp_main__":  # a process of candidates: before anything else is imported
+    from gevent import monkey
+
+    monkey.patch_all()
 
 import argparse
 import multiprocessing
@@ -87,11 +94,13 @@ def run(orders: Connection, store: str, where: Any, number: int, shared: int) ->
         "know": crowd.know,
         "leads": lambda: crowd.leader() is not None,
         "stop_leader": lambda silently: crowd.stop_leader(silently=silently),
-        "requests": lambda: list(crowd.requests),
+        "count": lambda since, until: count(crowd.requests, since, until),
         "trusts": lambda: list(crowd.trusts),
     }
-    while order := orders.recv():
-        name, *arguments = order
+    while True:
+        while not orders.poll():
+            time.sleep(0.02)  # recv() would hold up the greenlets
+        name, *arguments = orders.recv()
         orders.send(answers[name](*arguments))
 
 
@@ -119,6 +128,10 @@ class Candidates:
 
     def gather(self, what: str) -> list[Any]:
         return [each for answer in self.ask(what) for each in answer]
+
+    def count(self, since: float, until: float) -> int:
+        """Return how many requests all made between two moments."""
+        return sum(self.ask("count", since, until))
 
     def stop_leader(self, *, silently: bool) -> float:
         """Stop who leads; return when its trust had ended."""
@@ -196,7 +209,7 @@ def measure(
     before, begun = counters.total(), now()
     time.sleep(window)
     after, ended = counters.total(), now()
-    steady = count(candidates.gather("requests"), begun, ended) / (ended - begun)
+    steady = candidates.count(begun, ended) / (ended - begun)
     vacancies = []
     for silently in [False] * releases + [True]:
         time.sleep(5)
@@ -204,7 +217,7 @@ def measure(
         led = eventually(lambda at=at: next_term(candidates.gather("trusts"), at), 60, interval=0.2)
         since = led if silently else at
         eventually(lambda since=since: now() > since + 1.2)
-        asked = count(candidates.gather("requests"), since, since + 1)
+        asked = candidates.count(since, since + 1)
         vacancies.append(Vacancy("silent death" if silently else "release", led - at, asked))
     counted = f"{(after - before) / (ended - begun):.0f} {counters.unit}/s by the server's count"
     return Measured(steady, counted, vacancies, most_at_once(candidates.gather("trusts")))
@@ -251,8 +264,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", nargs="+", choices=["redis", "postgres"], default=["redis", "postgres"])
     parser.add_argument("--candidates", type=int, default=1000)
-    parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--shared", type=int, default=10, help="connections that a process shares, on PostgreSQL")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--shared", type=int, default=20, help="connections that a process shares, on PostgreSQL")
     parser.add_argument("--window", type=float, default=15, help="seconds of the steady state")
     parser.add_argument("--releases", type=int, default=5)
     options = parser.parse_args()
