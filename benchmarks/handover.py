@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--workers", type=int, default=3)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # no worker is to stay behind
     for store in options.store:
         with crew_on(store) as (crew, limits):
             report(store, list(hand_overs(crew, options.count, options.workers)), limits)

@@ -20,7 +20,9 @@ if __name__ == "__mp_main__":  # a process of candidates: before anything else i
 
 import argparse
 import multiprocessing
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -269,6 +271,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=15, help="seconds of the steady state")
     parser.add_argument("--releases", type=int, default=5)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # no process is to stay behind
     for store in options.store:
         with store_of(store) as (where, counters):
             candidates = Candidates(store, where, options.candidates, options.processes, options.shared)
