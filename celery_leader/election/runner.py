@@ -128,6 +128,7 @@ class ElectorThread:
         """
         if term := self.elector.term:
             self._resigned.add(term)
+            self._bell.ring()
 
     def stop(self, timeout: float | None = None) -> bool:
         """Stop contending; release the lease (when ``release_on_cancel``) and end the thread.
