@@ -30,14 +30,14 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path, broker: RedisServer) -
     """No worker yet, on the store that the test is parametrised with (Redis when it says nothing)."""
     store = getattr(request, "param", "redis")
     if store == "redis":
-        fleet = Fleet(tmp_path, broker, request.getfixturevalue("redis_store").url)
-        yield from _closing(fleet)
+        server = request.getfixturevalue("redis_store")
+        yield from _closing(Fleet(tmp_path, broker, server.url, server=server))
     elif store == "sqlite":
         database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
         yield from _closing(Fleet(tmp_path, broker, "django-db://default", database))
     else:
         with PostgresServer() as server:
-            yield from _closing(Fleet(tmp_path, broker, "django-db://default", server.django))
+            yield from _closing(Fleet(tmp_path, broker, "django-db://default", server.django, server=server))
 
 
 def _closing(fleet: Fleet) -> Iterator[Fleet]:

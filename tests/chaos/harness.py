@@ -18,7 +18,8 @@ from typing import Any
 from celery import Celery
 
 from tests.chaos.evidence import Evidence
-from tests.servers import RedisServer
+from tests.chaos.messages import LastClaim
+from tests.servers import RedisServer, Server
 from tests.waiting import eventually
 
 PROJECT = Path(__file__).parent / "project"
@@ -46,9 +47,11 @@ class Fleet:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     dead_pids: set[int] = field(default_factory=set)
     election: str = "default"
+    utc_offset: float = 0.0
     visibility: int = VISIBILITY
     sent: int = 0
     sending: threading.Lock = field(default_factory=threading.Lock)
+    server: Server | None = None
 
     def __post_init__(self) -> None:
         """Write the settings, and make the tables of a database."""
@@ -90,6 +93,7 @@ class Fleet:
             "CHAOS_LOG": str(self.log),
             "CHAOS_CONF": json.dumps(conf),
             "CHAOS_DATABASE": json.dumps(self.database),
+            "CHAOS_UTC_OFFSET": str(self.utc_offset),
             "DJANGO_SETTINGS_MODULE": "chaos_settings" if self.database else "",
         }
 
@@ -109,6 +113,11 @@ class Fleet:
                 [sys.executable, "-m", "celery", "-A", "chaos_project", command, "-l", "INFO", *options],
                 env=self.environment, cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
+
+    def times_logged(self, name: str, text: str) -> int:
+        """Return how often *text* is in the log of a worker or beat, which all who had its name wrote."""
+        log = self.directory / f"{name}.log"
+        return log.read_text().count(text) if log.exists() else 0
 
     def start_all(self, *names: str) -> None:
         """Start workers and wait until one of them leads."""
@@ -186,16 +195,21 @@ class Fleet:
         assert leader
         return leader
 
-    def await_ticking_leader(self) -> str:
-        """Wait until a worker leads whose ticks were executed; return its name."""
+    def await_ticking_leader(self, what: str = "tick", since: float = 0.0) -> str:
+        """Wait until a worker leads whose ticks were executed (or, by *what*, "sent"); return its name.
+
+        Args:
+            what: The kind of line that tells of a tick.
+            since: Only ticks after this moment count, by the boot-time clock.
+        """
 
         def found() -> str | None:
             leader, evidence = self.leader(), self.evidence()
             token = evidence.terms()[-1][2] if evidence.terms() else 0
-            ticks = [line for line in evidence.of("tick") if line["token"] == str(token)]
+            ticks = [line for line in evidence.of(what) if line["token"] == str(token) and line["at"] > since]
             return leader if len(ticks) >= 2 and leader in self.alive() else None
 
-        leader = eventually(found, timeout=40, interval=0.05, what="a leader that ticks")
+        leader = eventually(found, timeout=40, interval=0.1, what="a leader that ticks")
         assert leader
         return leader
 
@@ -235,16 +249,20 @@ class Fleet:
         return Evidence.read(self.log, self.election)
 
     def claimed(self) -> dict[str, int]:
-        """Return how many ticks of each entry the ledger counts; all must be confirmed."""
+        """Return how many ticks of each entry the ledger counts."""
+        return {name: last.count for name, last in self.last_claims().items()}
+
+    def last_claims(self) -> dict[str, LastClaim]:
+        """Return what the ledger says of each entry. No term that began before changes it any more."""
         script = (
             "import json, chaos_project as p\n"
             "from celery_leader.settings import LeaderSettings\n"
             "from celery_leader.leadership.campaign import backend_of\n"
             f"claims = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger({self.election!r}).open(2**62)\n"
-            "print(json.dumps({name: [claim.run_count, claim.sent] for name, claim in claims.items()}))\n"
+            "print(json.dumps({n: [claim.run_count, claim.sent, claim.task_id] for n, claim in claims.items()}))\n"
         )
-        counted = json.loads(self._run(sys.executable, "-c", script).splitlines()[-1])
-        return {name: count for name, (count, sent) in counted.items()}
+        last = json.loads(self._run(sys.executable, "-c", script).splitlines()[-1])
+        return {name: LastClaim(*values) for name, values in last.items()}
 
     def _run(self, *command: str) -> str:
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """The Celery app that the chaos tests run as real workers. Everything that happens is one line in one file.
 
-A line is written by one write() on a descriptor opened for appending, so that lines of many processes never mix. Times
+A line is written by one write() to a file opened for appending, so that lines of many processes never mix. Times
 are of the boot-time clock, which all processes of the machine share.
 """
 
@@ -9,27 +9,47 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import timedelta, timezone
 from typing import Any
 
 from celery import Celery, current_task
+from celery.schedules import crontab
+from celery.signals import after_task_publish, before_task_publish
 
 import celery_leader
 from celery_leader import leader_only
 from celery_leader.election.clock import boot_time_ns
 from celery_leader.leadership.cell import Cell
 
-_log = os.open(os.environ["CHAOS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
 
 def log(what: str, **details: Any) -> None:
     """Write one line."""
     line = {"what": what, "at": boot_time_ns() / 1e9, "pid": os.getpid(), **details}
-    os.write(_log, json.dumps(line).encode() + b"\n")
+    with open(os.environ["CHAOS_LOG"], "ab", buffering=0) as file:  # Celery's own beat closes all files
+        file.write(json.dumps(line).encode() + b"\n")
 
 
 app = Celery("chaos")
 app.conf.update(json.loads(os.environ["CHAOS_CONF"]))
+if _offset := float(os.environ["CHAOS_UTC_OFFSET"]):
+    app.conf.timezone = timezone(timedelta(seconds=_offset))  # moves where minutes begin
+for _entry in app.conf.beat_schedule.values():
+    if _entry["schedule"] == "minutely":  # JSON has no crontabs
+        _entry["schedule"] = crontab()
 celery_leader.setup(app)
+
+
+@before_task_publish.connect(sender="chaos_project.tick")  # type: ignore[untyped-decorator]
+def _stamp(headers: dict[str, Any], **_: Any) -> None:
+    """Let each tick tell when it was sent, and by which term also when the beat does not say."""
+    headers["chaos_sent_at"] = time.time()
+    headers.setdefault("leader_token", str(celery_leader.fencing_token()))
+
+
+@after_task_publish.connect(sender="chaos_project.tick")  # type: ignore[untyped-decorator]
+def _sent(headers: dict[str, Any], body: Any, **_: Any) -> None:
+    """Note what the broker took."""
+    log("sent", entry=body[0][0], id=headers["id"], token=headers["leader_token"])
 
 
 def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
