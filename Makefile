@@ -5,7 +5,11 @@ PYTHON ?= python3
 environment = $(PYTHON) scripts/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit simulate mutants stress lint format services demo admin clean
+.PHONY: help test test-unit chaos simulate mutants stress lint format services demo admin clean
+
+# How long `make chaos` harms each fleet, and what seeds its random choices (printed; a new one each time when empty).
+MINUTES ?= 5
+SEED ?=
 
 # How many worlds `make simulate` runs, and the first.
 SEEDS ?= 10000
@@ -21,6 +25,11 @@ test: ## Run everything: lint, and all tests on the lowest and the highest suppo
 
 test-unit: ## Run the tests that start no worker processes, on the highest versions
 	@$(PYTHON) scripts/check.py --only highest tests
+
+chaos: ## Harm four fleets at random for MINUTES (seed SEED), and compare the broker with what was due
+	@$(PYTHON) scripts/services.py
+	@python=$$($(environment) highest) && \
+		CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) exec $$python -m pytest -q -rP -n 4 tests/chaos/test_random_faults.py
 
 simulate: ## Run the election in SEEDS simulated worlds (from FIRST on), and count what was seen
 	@python=$$($(environment) highest) && exec $$python -m tests.simulation $(FIRST) $(SEEDS)
