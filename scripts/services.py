@@ -17,12 +17,13 @@ PACKAGES = {
     "redis-server": "/usr/bin/redis-server",
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
     "mariadb-server": "/usr/sbin/mariadbd",
+    "libfaketime": "/usr/lib/*/faketime/libfaketime.so.1",  # steps a server's clock
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing() -> list[str]:
-    """The packages whose server is not there."""
+    """The packages whose program is not there."""
     return [package for package, program in PACKAGES.items() if not list(Path("/").glob(program.lstrip("/")))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -180,7 +181,8 @@ for alias in connections:
 def test_a_server_ends_when_the_test_run_is_killed(tmp_path: Path) -> None:
     """A run that is killed (CI's time is over) leaves no server behind."""
     program = (
-        "from tests.servers import *\ns = RedisServer()\ns.start()\nprint(s.pid, s.home, flush=True)\nsignal.pause()"
+        "import signal\nfrom tests.servers import RedisServer\ns = RedisServer()\ns.start()\n"
+        "print(s.pid, s.home, flush=True)\nsignal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -189,7 +191,7 @@ def test_a_server_ends_when_the_test_run_is_killed(tmp_path: Path) -> None:
     try:
         eventually(lambda: alive([int(pid)]) == [], what="the server has ended")
     finally:
-        servers.shutil.rmtree(home)
+        shutil.rmtree(home)
 
 
 def test_a_missing_program_is_named_with_its_package() -> None:

@@ -16,6 +16,8 @@ _FACTORIES = {
     "memory": ("celery_leader.backends.memory:open_memory", ""),
     "redis": ("celery_leader.backends.redis:open_redis", "redis"),
     "rediss": ("celery_leader.backends.redis:open_redis", "redis"),
+    "redis+cluster": ("celery_leader.backends.redis:open_redis", "redis"),
+    "rediss+cluster": ("celery_leader.backends.redis:open_redis", "redis"),
     "sentinel": ("celery_leader.backends.redis:open_redis", "redis"),
     "django-db": ("celery_leader.django.backend:open_django", "django"),
 }
@@ -27,8 +29,8 @@ def open_backend(
     """Return the backend that *url* names. No connection is opened.
 
     Args:
-        url: ``redis://…``, ``rediss://…``, ``sentinel://host:port;sentinel://host:port``, ``django-db://alias`` or
-            ``memory://``.
+        url: ``redis://…``, ``rediss://…``, ``sentinel://host:port;sentinel://host:port``,
+            ``redis+cluster://host:port;host:port``, ``rediss+cluster://…``, ``django-db://alias`` or ``memory://``.
         prefix: Put before the names of keys or rows, so that two deployments can share one store.
         timeout: The longest (seconds) that one call may take; half the renew deadline at most.
         options: Passed to the store's client.

@@ -8,13 +8,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
+from importlib import resources
+from typing import Any
 
 import pytest
 import redis
 
 from celery_leader.backends import open_backend
-from celery_leader.backends.redis import RedisBackend, RedisLedger, RedisLock
+from celery_leader.backends.redis import RedisBackend
 from celery_leader.exceptions import (
     ConfigurationError,
     LockUnavailable,
@@ -22,8 +25,15 @@ from celery_leader.exceptions import (
     RecordDamaged,
     RecordNotFound,
 )
-from celery_leader.testing import LedgerContract, LockContract, sample_claim, sample_record
-from tests.servers import RedisServer
+from celery_leader.testing import (
+    LedgerContract,
+    LockContract,
+    NetworkedLedgerContract,
+    NetworkedLockContract,
+    sample_claim,
+    sample_record,
+)
+from tests.servers import HOST, RedisServer
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.redis
@@ -54,43 +64,55 @@ def own_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.mark.usefixtures("raw")
-class TestRedisLock(LockContract):
-    """RedisLock."""
+class OfRedis:
+    """Makes locks and ledgers in the session's server, and closes them at the end."""
 
-    tells_of_changes = True
-
-    @pytest.fixture(autouse=True)
-    def _backend(self, redis_server: RedisServer) -> Iterator[None]:
-        self.backend = backend_of(redis_server)
-        self.locks: list[RedisLock] = []
-        yield
-        for lock in self.locks:
-            lock.close()
-
-    def make_lock(self, election: str = "default") -> RedisLock:
-        self.locks.append(self.backend.lock(election))
-        return self.locks[-1]
-
-
-class TestRedisLedger(LedgerContract):
-    """RedisLedger."""
+    final_requests = dict.fromkeys(("create", "renew", "takeover", "claim"), b"EVALSHA")
 
     @pytest.fixture(autouse=True)
-    def _backend(self, redis_server: RedisServer, raw: redis.Redis) -> Iterator[None]:
-        self.backend = backend_of(redis_server)
-        self.raw = raw
-        self.ledgers: list[RedisLedger] = []
-        yield
-        for ledger in self.ledgers:
-            ledger.close()
+    def _server(self, redis_server: RedisServer, raw: redis.Redis) -> Iterator[None]:
+        self.server, self.raw = redis_server, raw
+        for name in ("swap", "ledger"):  # a server that doesn't know them would be sent a second request
+            raw.script_load(resources.files("celery_leader.backends.redis").joinpath(f"{name}.lua").read_text())
+        with ExitStack() as self.made:
+            yield
 
-    def make_ledger(self, election: str = "default") -> RedisLedger:
-        self.ledgers.append(self.backend.ledger(election))
-        return self.ledgers[-1]
+    def address(self) -> tuple[str, int]:
+        return HOST, self.server.port
+
+    def elsewhere(self) -> Callable[[str], Any]:
+        return partial(make_there, self.made_kind, self.server.url)
+
+    def make(self, election: str = "default", *, url: str = "", timeout: float = 5.0) -> Any:
+        made = make_there(self.made_kind, url or self.server.url, election, timeout)
+        self.made.callback(made.close)
+        return made
+
+    def make_through(self, address: tuple[str, int], timeout: float, election: str = "default") -> Any:
+        return self.make(election, url=f"redis://{address[0]}:{address[1]}", timeout=timeout)
 
     def lose_data(self) -> None:
         self.raw.flushall()
+
+
+def make_there(kind: str, url: str, election: str, timeout: float = 30.0) -> Any:
+    """Make a lock or a ledger, in any process."""
+    return getattr(open_backend(url, timeout=timeout), kind)(election)
+
+
+class TestRedisLock(OfRedis, LockContract, NetworkedLockContract):
+    """RedisLock."""
+
+    made_kind = "lock"
+    tells_of_changes = True
+    make_lock, make_lock_through = OfRedis.make, OfRedis.make_through
+
+
+class TestRedisLedger(OfRedis, LedgerContract, NetworkedLedgerContract):
+    """RedisLedger."""
+
+    made_kind = "ledger"
+    make_ledger, make_ledger_through = OfRedis.make, OfRedis.make_through
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from celery_leader.backends.redis.client import RedisClient, parse
+from celery_leader.backends.redis.client import RedisClient
 from celery_leader.backends.redis.ledger import RedisLedger
 from celery_leader.backends.redis.lock import RedisLock
+from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import LockUnavailable
 
 __all__ = ["RedisBackend", "RedisLedger", "RedisLock", "open_redis"]
@@ -25,7 +26,7 @@ class RedisBackend:
         """Read the URL; no connection is opened.
 
         Args:
-            url: ``redis://``, ``rediss://`` or ``sentinel://``.
+            url: ``redis://``, ``rediss://``, ``sentinel://``, ``redis+cluster://`` or ``rediss+cluster://``.
             prefix: What all keys begin with.
             timeout: The longest (seconds) that one call may take.
             options: For redis-py's client; ``master_name`` for Sentinel.
@@ -52,10 +53,19 @@ class RedisBackend:
         """See :meth:`celery_leader.backends.Backend.check`."""
         client = RedisClient(self._place)
         try:
-            client.ping()
+            client.get(f"{self._prefix}:check")  # there is none; a PING would need every node of a cluster
+            self._check_kind(client)
             self._check_eviction(client)
         finally:
             client.close()
+
+    def _check_kind(self, client: RedisClient) -> None:
+        try:
+            is_node = client.is_node()
+        except LockUnavailable:  # INFO may be forbidden
+            return
+        if is_node and not self._place.is_cluster:
+            raise client.is_no_cluster()
 
     def _check_eviction(self, client: RedisClient) -> None:
         try:

@@ -2,126 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from functools import cache
+from hashlib import sha1
 from importlib import resources
-from typing import Any
-from urllib.parse import urlsplit
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-import redis
-from redis.backoff import NoBackoff
 from redis.client import PubSub
-from redis.commands.core import Script
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
+from celery_leader.backends.redis.places import Place
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
 
-_SENTINEL_PORT = 26379
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a Redis is: how to make a client for it, and what to call it in logs."""
-
-    connect: Callable[[], redis.Redis]
-    description: str
-
-
-def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
-    """Return the place that *url* names.
-
-    Args:
-        url: ``redis://``, ``rediss://`` or ``sentinel://``.
-        timeout: The longest (seconds) that one call may take.
-        options: For redis-py's client; ``master_name`` for Sentinel.
-
-    Raises:
-        ConfigurationError: The URL can't be read, or an option is missing or unknown.
-    """
-    description = _describe(url)
-    try:
-        if url.startswith("sentinel:"):
-            connect = _sentinel(url, timeout, dict(options))
-        else:
-            urlsplit(url).port  # noqa: B018  # raises on a port that is none
-            connect = _plain(url, _bounded(timeout, options))
-        connect().connection_pool.make_connection()  # opens nothing, and refuses options that it doesn't know
-    except (ValueError, TypeError, RedisError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        raise ConfigurationError(f"leader_backend {description} can't be used: {error}") from error
-    return Place(connect, description)
-
-
-def _plain(url: str, options: dict[str, Any]) -> Callable[[], redis.Redis]:
-    return lambda: redis.Redis.from_url(url, **options)
-
-
-def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> Callable[[], redis.Redis]:
-    """Read ``sentinel://host:port;sentinel://host:port/db``, the form that kombu made known."""
-    master = options.pop("master_name", None)
-    if not master:
-        raise ConfigurationError(
-            "leader_backend sentinel:// needs the name of the master that the sentinels watch: "
-            'leader_backend_options = {"master_name": "mymaster"}.'
-        )
-    parts = [urlsplit(part if "://" in part else f"sentinel://{part}") for part in url.split(";") if part]
-    sentinels = [(part.hostname or "localhost", part.port or _SENTINEL_PORT) for part in parts]
-    credentials = {"username": parts[0].username, "password": parts[0].password}
-    database = next((int(part.path[1:]) for part in reversed(parts) if len(part.path) > 1), 0)
-    # All sentinels may have to be asked before the master is: each gets its share of the time.
-    each = timeout / (len(sentinels) + 1)
-    sentinel_options = _bounded(each, options.pop("sentinel_kwargs", {}))
-    client_options = _bounded(each, {"db": database, **{k: v for k, v in credentials.items() if v}, **options})
-
-    def connect() -> redis.Redis:
-        watch = Sentinel(sentinels, sentinel_kwargs=sentinel_options, **client_options)
-        client: redis.Redis = watch.master_for(master)
-        return client
-
-    return connect
-
-
-def _bounded(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *options* with what keeps a call within *timeout* seconds: half to connect, half for the answer.
-
-    Without ``retry`` redis-py 8 would try again so often that a timeout of 1 s took 15 s (measured).
-    """
-    half = timeout / 2
-    bounds = {"socket_timeout": half, "socket_connect_timeout": half, "retry": Retry(NoBackoff(), 0)}
-    return {**options, **bounds, "health_check_interval": 0}
-
-
-def _describe(url: str) -> str:
-    """Return *url* without user, password and query."""
-    places = []
-    for part in url.split(";"):
-        split = urlsplit(part)
-        places.append(f"{split.scheme}://{split.netloc.rpartition('@')[2]}{split.path}")
-    return ";".join(places)
+T = TypeVar("T")
 
 
 class RedisClient:
-    """One client, made when it is first used. Belongs to one thread at a time."""
+    """One client, made when it is first used. Belongs to one thread at a time.
+
+    redis-py bounds each wait, and a call has many: for a name, for each sentinel or node, for each part of an answer
+    that trickles in. So another thread waits for Redis, and the caller waits for that thread, no longer than it may.
+    """
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is connected."""
         self.place = place
-        self._redis: redis.Redis | None = None
-        self._scripts: dict[str, Script] = {}
-
-    def ping(self) -> None:
-        """Ask whether the server is there.
-
-        Raises:
-            LockUnavailable: It is not.
-        """
-        with self._answering():
-            self._client().ping()
+        self._session: _Session | None = None
 
     def setting(self, name: str) -> str:
         """Return the server's setting *name*, empty when it has none.
@@ -129,9 +39,15 @@ class RedisClient:
         Raises:
             LockUnavailable: It does not tell.
         """
-        with self._answering():
-            answer: Any = self._client().config_get(name)
-            return str(answer.get(name, ""))
+        return self._ask(lambda client: str(client.config_get(name).get(name, "")))
+
+    def is_node(self) -> bool:
+        """Return whether the server is one of a cluster's.
+
+        Raises:
+            LockUnavailable: It does not tell.
+        """
+        return self._ask(lambda client: bool(client.info("cluster").get("cluster_enabled")))
 
     def get(self, key: str) -> bytes | None:
         """Return the text under *key*, None when there is none.
@@ -140,9 +56,8 @@ class RedisClient:
             LockUnavailable: There was no answer.
             RecordDamaged: There is something else than text.
         """
-        with self._answering(key):
-            answer: Any = self._client().get(key)
-            return None if answer is None else bytes(answer)
+        answer = self._ask(lambda client: client.get(key), key)
+        return None if answer is None else bytes(answer)
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
         """Run the Lua script *script*, which lies beside this file, as one atomic step.
@@ -151,39 +66,62 @@ class RedisClient:
             LockUnavailable: There was no answer; it may or may not have been run.
             RecordDamaged: A key holds another type than the script expects.
         """
-        with self._answering(keys[0]):
-            client = self._client()
-            if script not in self._scripts:
-                self._scripts[script] = client.register_script(_source(script))
-            return self._scripts[script](keys=list(keys), args=list(arguments))
+        return self.run_all(script, keys, [arguments])[0]
+
+    def run_all(self, script: str, keys: Sequence[str], arguments: Sequence[Sequence[str | bytes]]) -> list[Any]:
+        """Run the Lua script *script* once for each of *arguments*, one after the other, all in the time of one call.
+
+        Raises:
+            LockUnavailable: There was no answer; any may or may not have been run.
+            RecordDamaged: A key holds another type than the script expects.
+        """
+        return self._ask(lambda client: [_run(client, script, [*keys, *each], len(keys)) for each in arguments], keys[0])
 
     @contextmanager
     def subscription(self, channel: str) -> Iterator[PubSub]:
-        """Subscribe to *channel* on a connection of its own, until the block ends.
+        """Subscribe to *channel* on connections of its own, until the block ends.
 
         Raises:
             LockUnavailable: There was no answer.
         """
         with self._answering():
-            subscription = self._client().pubsub(ignore_subscribe_messages=True)
+            client = self.place.connect(lambda connection: None)
             try:
-                subscription.subscribe(channel)
-                yield subscription
+                subscription = client.pubsub(ignore_subscribe_messages=True)
+                try:
+                    subscription.subscribe(channel)
+                    yield subscription
+                finally:
+                    subscription.close()
             finally:
-                subscription.close()
+                _close(client)
+
+    def is_no_cluster(self) -> ConfigurationError:
+        """Return the error that tells how to name a cluster."""
+        return ConfigurationError(
+            f"leader_backend {self.place.description} is a node of a Redis Cluster. "
+            'Name it as one: "redis+cluster://host:port;host:port".'
+        )
 
     def close(self) -> None:
         """Close the connection; a later call opens another."""
-        client, self._redis = self._redis, None
-        self._scripts.clear()
-        if client is not None:
-            client.close()
-            client.connection_pool.disconnect()
+        session, self._session = self._session, None
+        if session and session.is_alive():  # in a forked child it is not, and the connection is the parent's
+            session.stop()
+            session.join(self.place.timeout)
 
-    def _client(self) -> redis.Redis:
-        if self._redis is None:
-            self._redis = self.place.connect()
-        return self._redis
+    def _ask(self, work: Callable[[Any], T], key: str = "") -> T:
+        """Return what *work* returns, called with the client on the session's thread."""
+        if self._session is None or not self._session.is_alive():
+            self._session = _Session(self.place)
+            self._session.start()
+        future = self._session.submit(work)
+        if not wait([future], self.place.timeout).done:
+            self._session.abandon()
+            self._session = None
+            raise LockUnavailable(f"{self.place.description} did not answer within {self.place.timeout:g} s")
+        with self._answering(key):
+            return future.result()
 
     @contextmanager
     def _answering(self, key: str = "") -> Iterator[None]:
@@ -191,12 +129,95 @@ class RedisClient:
         try:
             yield
         except ResponseError as error:
+            if isinstance(error, MovedError) or str(error).startswith("MOVED "):  # redis-py 5 tells by the text
+                raise self.is_no_cluster() from error
             if "WRONGTYPE" in str(error):
                 raise damaged(self.place, key, "it holds another type than an election's") from error
             raise LockUnavailable(f"{self.place.description} refused: {error}") from error
         except (RedisError, OSError) as error:
             cause = str(error) or type(error).__name__
             raise LockUnavailable(f"{self.place.description} did not answer: {cause}") from error
+
+
+class _Session(threading.Thread):
+    """Waits for Redis so that nobody else has to."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(name="celery-leader-redis", daemon=True)
+        self._place = place
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = SimpleQueue()
+        self._client: Any = None
+        self._connections: list[Any] = []
+        self._abandoned = False
+
+    def submit(self, work: Callable[[Any], T]) -> Future[T]:
+        """Have *work* done and return where its result will be."""
+        future: Future[T] = Future()
+        self._calls.put((future, work))
+        return future
+
+    def stop(self) -> None:
+        """Close the connections and end, after the work that was submitted."""
+        self._calls.put(None)
+
+    def abandon(self) -> None:
+        """End as soon as possible: cut the connections, so that whoever waits for an answer gets an error."""
+        self._abandoned = True
+        self.stop()
+        for connection in list(self._connections):
+            _disconnect(connection)
+
+    def run(self) -> None:
+        """Work until stopped."""
+        while call := self._calls.get():
+            future, work = call
+            try:
+                if self._client is None:
+                    self._client = self._place.connect(self._opened)
+                result = work(self._client)
+            except BaseException as error:  # noqa: BLE001 - the caller gets it
+                self._close()  # a client of a cluster that lost its nodes finds none again
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            del call, future, work  # or the traceback would live until the next call
+        self._close()
+
+    def _opened(self, connection: Any) -> None:
+        if self._abandoned:  # whoever asked has gone; what it asked for must not be done late
+            raise OSError("the connection came too late")
+        self._connections.append(connection)
+
+    def _close(self) -> None:
+        client, self._client = self._client, None
+        self._connections.clear()
+        if client is not None:
+            _close(client)
+
+
+def _run(client: Any, script: str, words: Sequence[str | bytes], keys: int) -> Any:
+    """Run a script by its digest; only a server that doesn't know it is sent the text."""
+    source, digest = _source(script)
+    try:
+        return client.evalsha(digest, keys, *words)
+    except NoScriptError:
+        return client.eval(source, keys, *words)
+
+
+def _close(client: Any) -> None:
+    with suppress(RedisError, OSError):
+        client.close()
+    pool = getattr(client, "connection_pool", None)
+    if pool is not None:  # a cluster's client has one a node, and closes them itself
+        pool.disconnect()
+    else:
+        client.disconnect_connection_pools()
+
+
+def _disconnect(connection: Any) -> None:
+    # Whoever waits on it may be about to close it, too.
+    with suppress(Exception):
+        connection.disconnect()
 
 
 def damaged(place: Place, key: str, what: str) -> RecordDamaged:
@@ -208,5 +229,7 @@ def damaged(place: Place, key: str, what: str) -> RecordDamaged:
 
 
 @cache
-def _source(script: str) -> str:
-    return resources.files(__package__).joinpath(f"{script}.lua").read_text(encoding="utf-8")
+def _source(script: str) -> tuple[str, str]:
+    """Return a script's text, and the digest by which servers know it."""
+    text = resources.files(__package__).joinpath(f"{script}.lua").read_text(encoding="utf-8")
+    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()

@@ -4,7 +4,7 @@
 -- Numbers stay decimal text: Lua's are doubles, and would round them.
 -- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
 -- due time), or only the fields to forget.
--- Returns {"stale", token}, {"lost"}, or {"ok", results...}.
+-- Returns {"stale", token}, {"lost"}, {"damaged", token}, or {"ok", results...}.
 local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
 
 local function less(a, b)
@@ -13,6 +13,7 @@ local function less(a, b)
 end
 
 local opened = redis.call('HGET', key, 'token')
+if opened and not string.match(opened, '^%d+$') then return {'damaged', opened} end
 if opened and less(token, opened) then return {'stale', opened} end
 if (verb == 'claim' or verb == 'confirm') and opened ~= token then return {'lost'} end
 if verb == 'open' or verb == 'restore' then redis.call('HSET', key, 'token', token) end

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
-from celery_leader.backends.redis.client import RedisClient
+from celery_leader.backends.redis.client import RedisClient, damaged
 from celery_leader.exceptions import LeadershipLost, RecordNotFound
 from celery_leader.ledger import Claim, Tick
 
@@ -30,25 +31,22 @@ class RedisLedger:
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
-        answer = [_text(part) for part in self._run("open", token, [])]
+        answer = [_text(part) for part in self._run("open", token)]
         fields = dict(zip(answer[::2], answer[1::2], strict=True))
         claims = (self._decode(field, value) for field, value in fields.items() if field.startswith(_FIELD))
         return {claim.tick.entry: claim for claim in claims if claim}
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
-        return [bool(result) for batch in _batches(claims) for result in self._run("claim", token, _arguments(batch))]
+        return [bool(result) for result in self._run("claim", token, *_batches(claims))]
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.confirm`."""
-        for batch in _batches(claims):
-            self._run("confirm", token, [part for claim in batch for part in (_field(claim), _due(claim))])
+        self._run("confirm", token, *_batches(claims, _due))
 
     def restore(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.restore`."""
-        self._run("restore", token, [])
-        for batch in _batches(claims):
-            self._run("restore", token, _arguments(batch))
+        self._run("restore", token, *_batches(claims))
 
     def forget(self, token: int, entries: Iterable[str]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.forget`."""
@@ -58,16 +56,21 @@ class RedisLedger:
         """See :meth:`celery_leader.ledger.Ledger.close`."""
         self._client.close()
 
-    def _run(self, verb: str, token: int, arguments: Sequence[str]) -> list[Any]:
-        results: list[Any]
-        outcome, *results = self._client.run("ledger", [self._key], [verb, str(token), *arguments])
-        outcome = _text(outcome)
+    def _run(self, verb: str, token: int, *batches: Sequence[str]) -> list[Any]:
+        """Do *verb* with each of *batches*, at least once; return all results in order."""
+        arguments = [[verb, str(token), *batch] for batch in batches or [[]]]
+        answers = self._client.run_all("ledger", [self._key], arguments)
+        return [result for outcome, *results in answers for result in self._checked(_text(outcome), results, token)]
+
+    def _checked(self, outcome: str, results: list[Any], token: int) -> list[Any]:
         if outcome == "stale":
             raise LeadershipLost(
                 f"Election {self._election!r}: the ledger was opened by token {_text(results[0])}; {token} is over"
             )
         if outcome == "lost":
             raise RecordNotFound(f"Election {self._election!r}: the ledger is not as token {token} opened it")
+        if outcome == "damaged":
+            raise damaged(self._client.place, self._key, f"its token is {_text(results[0])!r}")
         return results
 
     def _decode(self, field: str, value: str) -> Claim | None:
@@ -92,27 +95,21 @@ class RedisLedger:
             return None
 
 
-def _arguments(claims: Sequence[Claim]) -> list[str]:
-    return [part for claim in claims for part in (_field(claim), _encode(claim))]
-
-
-def _field(claim: Claim) -> str:
-    return f"{_FIELD}{claim.tick.entry}"
-
-
-def _due(claim: Claim) -> str:
-    return _microseconds(claim.tick.due_at)
-
-
 def _encode(claim: Claim) -> str:
     """Return the claim as ``ledger.lua`` describes it. The schedule comes last: it may hold anything."""
     due, claimed_at = _due(claim), _microseconds(claim.claimed_at)
     return f"{due}|{claim.sent:d}|{claimed_at}|{claim.run_count}|{claim.task_id}|{claim.schedule}"
 
 
-def _batches(claims: Iterable[Claim]) -> Iterator[Sequence[Claim]]:
-    every = list(claims)
-    return (every[start : start + _BATCH] for start in range(0, len(every), _BATCH))
+def _due(claim: Claim) -> str:
+    return _microseconds(claim.tick.due_at)
+
+
+def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str]]:
+    """Return the script's arguments for *claims*, so many at a time: each one's field, and what *encode* makes of it."""
+    iterator = iter(claims)
+    while batch := list(islice(iterator, _BATCH)):
+        yield [part for claim in batch for part in (f"{_FIELD}{claim.tick.entry}", encode(claim))]
 
 
 def _microseconds(time: datetime) -> str:

@@ -1,0 +1,180 @@
+"""From a URL to a client of redis-py whose every wait is bounded: one server, behind sentinels, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from celery_leader.exceptions import ConfigurationError
+
+_SENTINEL_PORT = 26379
+_PORT = 6379
+_REDIS_PY = int(redis.__version__.partition(".")[0])
+
+#: Told of each connection that a client opens.
+OnConnection = Callable[[Any], None]
+_Connect = Callable[[OnConnection], Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a Redis is.
+
+    Attributes:
+        connect: Makes a client for it: a ``redis.Redis`` or a ``RedisCluster``, which know the same commands. It is
+            given what is to be told of each of the client's connections. A cluster is asked for its nodes meanwhile.
+        description: What to call it in logs.
+        timeout: The longest (seconds) that one call may take.
+        is_cluster: Whether there are many nodes, each with its share of the keys.
+    """
+
+    connect: _Connect
+    description: str
+    timeout: float
+    is_cluster: bool = False
+
+
+def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
+    """Return the place that *url* names.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``sentinel://``, ``redis+cluster://`` or ``rediss+cluster://``.
+        timeout: The longest (seconds) that one call may take.
+        options: For redis-py's client; ``master_name`` for Sentinel.
+
+    Raises:
+        ConfigurationError: The URL can't be read, or an option is missing or unknown.
+    """
+    description = _describe(url)
+    scheme = url.partition(":")[0]
+    read = _sentinel if scheme == "sentinel" else _cluster if scheme.endswith("+cluster") else _plain
+    try:
+        connect = read(url, timeout, dict(options))
+    except (ValueError, TypeError, RedisError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"leader_backend {description} can't be used: {error}") from error
+    return Place(connect, description, timeout, is_cluster=read is _cluster)
+
+
+def _plain(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
+    urlsplit(url).port  # noqa: B018  # raises on a port that is none
+    bounded = _bounded(timeout, options)
+
+    def connect(on_connection: OnConnection) -> redis.Redis:
+        return redis.Redis.from_url(url, **_telling(on_connection, bounded))
+
+    _try(connect(_nobody))
+    return connect
+
+
+def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
+    """Read ``sentinel://host:port;sentinel://host:port/db``, the form that kombu made known."""
+    master = options.pop("master_name", None)
+    if not master:
+        raise ConfigurationError(
+            "leader_backend sentinel:// needs the name of the master that the sentinels watch: "
+            'leader_backend_options = {"master_name": "mymaster"}.'
+        )
+    parts = _parts(url)
+    sentinels = [(part.hostname or "localhost", part.port or _SENTINEL_PORT) for part in parts]
+    credentials = {"username": parts[0].username, "password": parts[0].password}
+    database = next((int(part.path[1:]) for part in reversed(parts) if len(part.path) > 1), 0)
+    # All sentinels may have to be asked before the master is: each gets its share of the time.
+    each = timeout / (len(sentinels) + 1)
+    sentinel_options = _bounded(each, options.pop("sentinel_kwargs", {}))
+    client_options = _bounded(each, {"db": database, **{k: v for k, v in credentials.items() if v}, **options})
+
+    def connect(on_connection: OnConnection) -> redis.Redis:
+        watch = Sentinel(
+            sentinels,
+            sentinel_kwargs=_telling(on_connection, sentinel_options),
+            **_telling(on_connection, client_options),
+        )
+        client: redis.Redis = watch.master_for(master)
+        return client
+
+    _try(connect(_nobody))
+    return connect
+
+
+def _cluster(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
+    """Read ``redis+cluster://host:port;host:port``: any of the nodes, from which the client learns of the others."""
+    parts = _parts(url)
+    nodes = [(part.hostname or "localhost", part.port or _PORT) for part in parts]
+    if any(part.path.strip("/") not in {"", "0"} for part in parts):
+        raise ConfigurationError(f"leader_backend {_describe(url)} names a database; a Redis Cluster has only 0.")
+    # What stands before the @ and after the ? of the first node holds for all.
+    first = f"{parts[0].scheme.partition('+')[0]}://{url.partition('://')[2].partition(';')[0]}"
+    values: dict[str, Any] = {**parse_url(first)}
+    secure = values.pop("connection_class", None) is not None
+    for name in ("host", "port", "db"):
+        values.pop(name, None)
+    every = _bounded(timeout, {**values, **({"ssl": True} if secure else {}), **options})
+    cluster_only = signature(RedisCluster.__init__).parameters.keys() - signature(redis.Redis.__init__).parameters
+    _try(redis.Redis(**{name: value for name, value in every.items() if name not in cluster_only}))
+    if _REDIS_PY < 6:  # later ones go by ``retry`` here, too  # noqa: PLR2004
+        every["cluster_error_retry_attempts"] = 0
+
+    def connect(on_connection: OnConnection) -> RedisCluster:
+        startup = [ClusterNode(host, port) for host, port in nodes]
+        return RedisCluster(startup_nodes=startup, **_telling(on_connection, every))
+
+    return connect
+
+
+def _parts(url: str) -> list[SplitResult]:
+    scheme = url.partition("://")[0]
+    return [urlsplit(part if "://" in part else f"{scheme}://{part}") for part in url.split(";") if part]
+
+
+def _bounded(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *options* with what bounds each wait: half of *timeout* seconds to connect, half for a part of an answer.
+
+    Without ``retry`` redis-py 8 would try again so often that a timeout of 1 s took 15 s (measured).
+    """
+    half = timeout / 2
+    bounds = {"socket_timeout": half, "socket_connect_timeout": half, "retry": Retry(NoBackoff(), 0)}
+    return {**options, **bounds, "health_check_interval": 0}
+
+
+def _telling(on_connection: OnConnection, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *options* with which a client tells of each connection, before it greets the server on it."""
+    greet = options.get("redis_connect_func") or (lambda connection: connection.on_connect())
+
+    def connected(connection: Any) -> None:
+        on_connection(connection)
+        greet(connection)
+
+    return {**options, "redis_connect_func": connected}
+
+
+def _nobody(connection: Any) -> None:
+    """Is told, and does nothing."""
+
+
+def _try(client: redis.Redis) -> None:
+    """Refuse options that a connection does not know. None is opened."""
+    client.connection_pool.make_connection()
+
+
+def _describe(url: str) -> str:
+    """Return *url* without users, passwords and queries."""
+    return ";".join(_described(part) for part in url.split(";"))
+
+
+def _described(part: str) -> str:
+    scheme, separator, rest = part.rpartition("://")
+    split = urlsplit(f"//{rest}")
+    return f"{scheme}{separator}{split.netloc.rpartition('@')[2]}{split.path}"

@@ -1,0 +1,37 @@
+"""Real servers for the tests: Redis, PostgreSQL and MariaDB, each on a free port of 127.0.0.1, in its own directory.
+
+    with RedisServer() as server:
+        client = redis.Redis.from_url(server.url)
+        server.kill()       # SIGKILL: what was acknowledged is kept, as on a machine whose disk lives
+        server.restart()    # on the same port
+        server.pause()      # SIGSTOP: connections stay open and nothing answers
+        server.resume()
+
+Whoever starts a server stops it: `with`, a fixture, or `close()`. Should that process be killed itself, a small watcher
+that holds the end of a pipe kills the server. Nothing here needs a database driver. Syncing to disk is off, writing is
+not: what a server acknowledged outlives its SIGKILL, so a test that loses data has found something.
+"""
+
+from __future__ import annotations
+
+from tests.servers.databases import DatabaseServer, MariaDBServer, PostgresServer
+from tests.servers.processes import HOST, ServerFailed, ServerMissing, family, find_program, free_port, process_table
+from tests.servers.redis import RedisCluster, RedisServer, SentinelServer
+from tests.servers.server import Server
+
+__all__ = [
+    "HOST",
+    "DatabaseServer",
+    "MariaDBServer",
+    "PostgresServer",
+    "RedisCluster",
+    "RedisServer",
+    "SentinelServer",
+    "Server",
+    "ServerFailed",
+    "ServerMissing",
+    "family",
+    "find_program",
+    "free_port",
+    "process_table",
+]
