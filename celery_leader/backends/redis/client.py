@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from redis.client import PubSub
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
+from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.backends.redis.places import Place
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
 
@@ -75,7 +77,9 @@ class RedisClient:
             LockUnavailable: There was no answer; any may or may not have been run.
             RecordDamaged: A key holds another type than the script expects.
         """
-        return self._ask(lambda client: [_run(client, script, [*keys, *each], len(keys)) for each in arguments], keys[0])
+        return self._ask(
+            lambda client: [_run(client, script, [*keys, *each], len(keys)) for each in arguments], keys[0]
+        )
 
     @contextmanager
     def subscription(self, channel: str) -> Iterator[PubSub]:
@@ -115,6 +119,7 @@ class RedisClient:
         if self._session is None or not self._session.is_alive():
             self._session = _Session(self.place)
             self._session.start()
+            weakref.finalize(self, self._session.stop)  # who forgets to close a client leaves no thread behind
         future = self._session.submit(work)
         if not wait([future], self.place.timeout).done:
             self._session.abandon()
@@ -176,7 +181,7 @@ class _Session(threading.Thread):
                     self._client = self._place.connect(self._opened)
                 result = work(self._client)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
-                self._close()  # a client of a cluster that lost its nodes finds none again
+                self._close()  # the next call may find another master or node
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -205,13 +210,7 @@ def _run(client: Any, script: str, words: Sequence[str | bytes], keys: int) -> A
 
 
 def _close(client: Any) -> None:
-    with suppress(RedisError, OSError):
-        client.close()
-    pool = getattr(client, "connection_pool", None)
-    if pool is not None:  # a cluster's client has one a node, and closes them itself
-        pool.disconnect()
-    else:
-        client.disconnect_connection_pools()
+    client.close() if isinstance(client, ClusterClient) else close(client)
 
 
 def _disconnect(connection: Any) -> None:

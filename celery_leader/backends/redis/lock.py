@@ -54,7 +54,7 @@ class RedisLock:
     def _swap(self, record: ElectionRecord, seen: str | bytes, holder: str) -> StoredRecord:
         raw = json.dumps({**record.to_json(), "revision": secrets.token_hex(8)}).encode()
         announcement = f"!{record.holder_identity}" if record.holder_identity != holder else ""
-        if not self._client.run("swap", [self._key, self._channel], [seen, raw, announcement]):
+        if not self._client.run("swap", [self._key], [seen, raw, announcement, self._channel]):
             raise RecordConflict(f"{self.describe()} holds something else than what was seen")
         self._hints.seen(record.holder_identity)
         return StoredRecord(record, raw)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
+from functools import partial
+from itertools import count
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.connection import parse_url
 from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from celery_leader.backends.redis.cluster import Address, ClusterClient
 from celery_leader.exceptions import ConfigurationError
 
 _SENTINEL_PORT = 26379
 _PORT = 6379
-_REDIS_PY = int(redis.__version__.partition(".")[0])
 
 #: Told of each connection that a client opens.
 OnConnection = Callable[[Any], None]
@@ -32,8 +31,8 @@ class Place:
     """Where a Redis is.
 
     Attributes:
-        connect: Makes a client for it: a ``redis.Redis`` or a ``RedisCluster``, which know the same commands. It is
-            given what is to be told of each of the client's connections. A cluster is asked for its nodes meanwhile.
+        connect: Makes a client for it: a ``redis.Redis`` or a :class:`ClusterClient`. Nothing is connected. It is given
+            what is to be told of each of the client's connections.
         description: What to call it in logs.
         timeout: The longest (seconds) that one call may take.
         is_cluster: Whether there are many nodes, each with its share of the keys.
@@ -110,28 +109,33 @@ def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
 
 
 def _cluster(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
-    """Read ``redis+cluster://host:port;host:port``: any of the nodes, from which the client learns of the others."""
+    """Read ``redis+cluster://host:port;host:port``: some of the nodes, of which one must answer."""
     parts = _parts(url)
     nodes = [(part.hostname or "localhost", part.port or _PORT) for part in parts]
     if any(part.path.strip("/") not in {"", "0"} for part in parts):
         raise ConfigurationError(f"leader_backend {_describe(url)} names a database; a Redis Cluster has only 0.")
+    remap: Callable[[Address], Address] = options.pop("address_remap", None) or _same
     # What stands before the @ and after the ? of the first node holds for all.
     first = f"{parts[0].scheme.partition('+')[0]}://{url.partition('://')[2].partition(';')[0]}"
-    values: dict[str, Any] = {**parse_url(first)}
-    secure = values.pop("connection_class", None) is not None
-    for name in ("host", "port", "db"):
-        values.pop(name, None)
-    every = _bounded(timeout, {**values, **({"ssl": True} if secure else {}), **options})
-    cluster_only = signature(RedisCluster.__init__).parameters.keys() - signature(redis.Redis.__init__).parameters
-    _try(redis.Redis(**{name: value for name, value in every.items() if name not in cluster_only}))
-    if _REDIS_PY < 6:  # later ones go by ``retry`` here, too  # noqa: PLR2004
-        every["cluster_error_retry_attempts"] = 0
+    bounded = _bounded(timeout, options)
+    turns = count()
 
-    def connect(on_connection: OnConnection) -> RedisCluster:
-        startup = [ClusterNode(host, port) for host, port in nodes]
-        return RedisCluster(startup_nodes=startup, **_telling(on_connection, every))
+    def client_of(address: Address, on_connection: OnConnection) -> redis.Redis:
+        client = redis.Redis.from_url(first, **_telling(on_connection, bounded))
+        host, port = remap(address)
+        client.connection_pool.connection_kwargs.update(host=host, port=port)
+        return client
 
+    def connect(on_connection: OnConnection) -> ClusterClient:
+        turn = next(turns) % len(nodes)  # another one each time: a node that hangs is not asked first for ever
+        return ClusterClient(partial(client_of, on_connection=on_connection), nodes[turn:] + nodes[:turn])
+
+    _try(client_of(nodes[0], _nobody))
     return connect
+
+
+def _same(address: Address) -> Address:
+    return address
 
 
 def _parts(url: str) -> list[SplitResult]:

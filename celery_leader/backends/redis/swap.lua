@@ -1,6 +1,7 @@
 -- Replaces the record, if it still is what the caller saw.
--- KEYS: record, channel of changes.
--- ARGV: the bytes that were seen (empty: none), the new bytes, whom to announce as the new holder ("!" .. identity; empty: nobody).
+-- KEYS: record.
+-- ARGV: the bytes that were seen (empty: none), the new bytes, whom to announce as the new holder ("!" .. identity;
+-- empty: nobody), the channel of changes. That is no key: while a cluster moves a slot it refuses scripts with several keys.
 -- Returns 1 when it was replaced, else 0.
 local stored = redis.call('GET', KEYS[1])
 if ARGV[1] == '' then
@@ -10,6 +11,6 @@ elseif stored ~= ARGV[1] then
 end
 redis.call('SET', KEYS[1], ARGV[2])
 if ARGV[3] ~= '' then
-  redis.call('PUBLISH', KEYS[2], string.sub(ARGV[3], 2))
+  redis.call('PUBLISH', ARGV[4], string.sub(ARGV[3], 2))
 end
 return 1
