@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import pickle
 import socket
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from multiprocessing.connection import Connection
 from typing import Any
 
 from celery_leader.election import StoredRecord
@@ -27,23 +27,26 @@ Meet = Callable[[], None]
 Part = Callable[[Callable[[str], Any], int, Meet], Any]
 
 
-def contest(part: Part, make: Callable[[str], Any], elsewhere: Callable[[str], Any] | None) -> list[Any]:
-    """Have *part* played twice at the same time; return what each returned.
+def contest(
+    part: Part, make: Callable[[str], Any], elsewhere: Callable[[str], Any] | None, processes: int = PROCESSES
+) -> list[Any]:
+    """Have *part* played *processes* times at the same time; return what each returned.
 
     Args:
         part: The part. Its name must be importable.
         make: Makes locks or ledgers in this process.
-        elsewhere: Makes them in any process, and can be pickled: the part is played in two processes of their own.
-            None: in this one.
+        elsewhere: Makes them in any process, and can be pickled: each player has a process of its own.
+            None: in threads of this one.
+        processes: How many play.
     """
     if elsewhere is None:
-        barrier = threading.Barrier(PROCESSES)
-        return list(values(race(PROCESSES, lambda number: part(make, number, lambda: _wait(barrier)))))
-    players = [_player(number) for number in range(PROCESSES)]
+        barrier = threading.Barrier(processes)
+        return list(values(race(processes, lambda number: part(make, number, lambda: _wait(barrier)))))
+    players = [_player(number) for number in range(processes)]
     for number, player in enumerate(players):
         player.send((part, elsewhere, number))
     while True:
-        answers = [_answer(player) for player in players]
+        answers = [player.receive() for player in players]
         if all(kind == "meet" for kind, _ in answers):
             for player in players:
                 player.send("go")
@@ -51,55 +54,73 @@ def contest(part: Part, make: Callable[[str], Any], elsewhere: Callable[[str], A
             return [result for _, result in answers]
         else:
             _player.cache_clear()  # they are out of step: the next contest gets others
-            raise AssertionError(f"a contest ended with {answers}")
+            raise AssertionError("a contest failed:\n" + "\n".join(f"{kind}: {result}" for kind, result in answers))
 
 
-def _answer(player: Connection) -> tuple[str, Any]:
-    if not player.poll(_PATIENCE):
-        return "silent", None
-    answer: tuple[str, Any] = player.recv()
-    return answer
+class _Line:
+    """Objects to and from another process."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._file = end.makefile("rwb")
+
+    def send(self, message: object) -> None:
+        """Send *message*."""
+        pickle.dump(message, self._file)
+        self._file.flush()
+
+    def receive(self) -> Any:
+        """Return what the other side sent; raises EOFError when it is gone."""
+        return pickle.load(self._file)  # noqa: S301  # our own child or parent
+
+    def close(self) -> None:
+        """Hang up."""
+        with suppress(OSError):
+            self._file.close()
+        self._end.close()
 
 
 @cache
-def _player(number: int) -> Connection:
-    """Return the connection to a process that plays parts until this process ends."""
+def _player(number: int) -> _Line:
+    """Return the line to a process that plays parts until this process ends."""
     ours, theirs = socket.socketpair()
+    ours.settimeout(_PATIENCE)
     with theirs:
         program = f"from {__name__} import play; play({theirs.fileno()})"
         process = subprocess.Popen(  # noqa: S603  # our own program
             [sys.executable, "-c", program], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
         )
-    connection = Connection(ours.detach())
-    connection.send(sys.path)
+    line = _Line(ours)
+    line.send(sys.path)
 
     def dismiss() -> None:
-        connection.close()
+        line.close()
         process.kill()
         process.wait()
 
     atexit.register(dismiss)
-    return connection
+    return line
 
 
 def play(descriptor: int) -> None:
     """Play parts, as told through the socket *descriptor*, until it closes."""
-    connection = Connection(descriptor)
-    sys.path[:] = connection.recv()
+    line = _Line(socket.socket(fileno=descriptor))
+    sys.path[:] = line.receive()
 
     def meet() -> None:
-        connection.send(("meet", None))
-        connection.recv()
+        line.send(("meet", None))
+        line.receive()
 
-    with suppress(EOFError):
-        while True:
-            part, make, number = connection.recv()
-            try:
-                result = part(make, number, meet)
-            except Exception:  # noqa: BLE001  # the other side looks at it
-                connection.send(("failed", traceback.format_exc()))
-            else:
-                connection.send(("done", result))
+    while True:
+        try:
+            part, make, number = line.receive()
+            result = part(make, number, meet)
+        except EOFError:
+            return
+        except Exception:  # noqa: BLE001  # the other side looks at it
+            line.send(("failed", traceback.format_exc()))
+        else:
+            line.send(("done", result))
 
 
 def _wait(barrier: threading.Barrier) -> None:

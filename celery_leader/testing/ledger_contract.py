@@ -27,9 +27,10 @@ class LedgerContract:
         raise NotImplementedError
 
     def elsewhere(self) -> Callable[[str], Ledger] | None:
-        """Return what makes such ledgers in another process, and can be pickled; None when only this one sees the store.
+        """Return what makes such ledgers in another process, and can be pickled.
 
-        It should make ledgers that may wait longer than usual: sixteen threads contend at once.
+        None when only this one sees the store. It should make ledgers that may wait longer than usual: sixteen threads
+        contend at once.
         """
         return None
 
@@ -129,8 +130,9 @@ class LedgerContract:
         assert sorted(results, key=str) == [[False]] * 7 + [[True]], results
 
     def test_of_two_terms_the_newer_claims(self) -> None:
-        """Eight threads in each of two processes, for two terms: each tick has one winner, and the old term wins none
-        once the newer one has opened the ledger.
+        """Eight threads in each of two processes, for two terms: each tick has one winner.
+
+        The old term wins none once the newer one has opened the ledger.
         """
         self.make_ledger().open(OLD)
         old, new = contest(_claim, self.make_ledger, self.elsewhere())
@@ -193,7 +195,7 @@ class LedgerContract:
         """Long, in any script, with any sign; two names that differ in case are two."""
         ledger = self.make_ledger()
         ledger.open(1)
-        names = ["e" * 500, "задача 🕰 日程", "it's \"100 %s\" {x}; --", "a:b|c", "token", "Tick", "tick"]
+        names = ["e" * 500, "задача 🕰 日程", 'it\'s "100 %s" {x}; --', "a:b|c", "token", "Tick", "tick"]
         claims = [sample_claim(name, 1) for name in names]
         assert all(ledger.claim(1, claims))
         ledger.confirm(1, claims[1:])
@@ -225,7 +227,7 @@ class _Wins(NamedTuple):
 
 
 def _claim(make: Callable[[str], Ledger], process: int, meet: Meet) -> _Wins:
-    """Claim one tick after the other: the first process for the old term until it is refused, the second for the new."""
+    """Claim one tick after the other: the first process for the old term until it is refused, the other for the new."""
     opened_at = 0.0
 
     def claim(thread: int, meet: Meet) -> list[_Win]:

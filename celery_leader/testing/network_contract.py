@@ -133,8 +133,9 @@ class NetworkedLockContract(_Networked):
             )
             assert lock.get() == stored
             proxy.fall_silent()
-            writes = [partial(lock.update, sample_record(), stored), partial(lock.create, sample_record())]
-            for call in (lock.get, fresh.get, *writes):
+            update, create = partial(lock.update, sample_record(), stored), partial(lock.create, sample_record())
+            calls: list[Callable[[], object]] = [lock.get, fresh.get, update, create]
+            for call in calls:
                 _unanswered(call)
             proxy.heal()
             assert lock.get() == fresh.get() == stored
@@ -148,7 +149,7 @@ class NetworkedLockContract(_Networked):
 class NetworkedLedgerContract(_Networked):
     """What a :class:`~celery_leader.ledger.Ledger` must do whose store is reached over TCP.
 
-    To be inherited beside :class:`LedgerContract`, whose :meth:`~LedgerContract.make_ledger` reaches the store directly.
+    To be inherited beside :class:`LedgerContract`, whose :meth:`~LedgerContract.make_ledger` goes there directly.
     """
 
     def make_ledger(self, election: str = "default") -> Ledger:
@@ -196,7 +197,11 @@ class NetworkedLedgerContract(_Networked):
                 ):
                     ledger.confirm(1, [])
                     harm()
-                    for call in (partial(ledger.claim, 1, known), partial(fresh.open, 1), partial(ledger.confirm, 1, known)):
+                    for call in (
+                        partial(ledger.claim, 1, known),
+                        partial(fresh.open, 1),
+                        partial(ledger.confirm, 1, known),
+                    ):
                         _unanswered(call)
                     proxy.heal()
                     assert list(ledger.claim(1, known[:3])) == [False] * 3

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class _Mode(Enum):
     """What becomes of what passes."""
 
-    PASS = "pass"
+    UNHARMED = "unharmed"
     DROP_REPLIES = "drop replies"
     CUT_AT_REPLY = "cut at reply"
     CUT_AT_REQUEST = "cut at request"
@@ -44,7 +44,7 @@ class Proxy:
     def __init__(self, target: tuple[str, int]) -> None:
         """Listen on a free port of 127.0.0.1 for whoever wants to reach *target*, a host and a port."""
         self._target = target
-        self._mode = _Mode.PASS
+        self._mode = _Mode.UNHARMED
         self._next: tuple[bytes, _Mode] | None = None  # what a request contains with which a harm begins
         self._pause = 0.0
         self._healed = threading.Event()  # ends the pauses of a trickle
@@ -108,7 +108,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Pass everything on again. Connections that there are get cut: parts of their streams are missing."""
-        self._mode, self._next = _Mode.PASS, None
+        self._mode, self._next = _Mode.UNHARMED, None
         self._healed.set()
         self._healed = threading.Event()
         self.cut()
@@ -178,7 +178,7 @@ class Proxy:
                 return
             if mode is _Mode.TRICKLE:
                 self._send_slowly(client, data)
-            elif mode is _Mode.PASS:
+            elif mode is _Mode.UNHARMED:
                 client.sendall(data)
 
     def _send_slowly(self, client: socket.socket, data: bytes) -> None:
