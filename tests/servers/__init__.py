@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from tests.servers.databases import DatabaseServer, MariaDBServer, PostgresServer
 from tests.servers.processes import HOST, ServerFailed, ServerMissing, family, find_program, free_port, process_table
-from tests.servers.redis import RedisCluster, RedisServer, SentinelServer
+from tests.servers.redis import Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.servers.server import Server
 
 __all__ = [
     "HOST",
+    "Certificates",
     "DatabaseServer",
     "MariaDBServer",
     "PostgresServer",

@@ -1,12 +1,12 @@
-"""Redis: one server, a sentinel that watches one, a cluster of three."""
+"""Redis: one server, a sentinel that watches one, a cluster."""
 
 from __future__ import annotations
 
 import os
 import socket
 import ssl
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,14 +148,14 @@ class SentinelServer(RedisServer):
 
 
 class RedisCluster:
-    """Three nodes that share the slots, without replicas."""
+    """Some nodes that share the slots, without replicas."""
 
-    def __init__(self, count: int = 3) -> None:
+    def __init__(self, count: int = 3, *, certificates: Certificates | None = None) -> None:
+        self._certificates = certificates
         self.nodes = [self._node() for _ in range(count)]
         self._running = ExitStack()
 
-    @staticmethod
-    def _node() -> RedisServer:
+    def _node(self) -> RedisServer:
         # A short timeout: what is left of the cluster finds out soon that a node is gone, and that it is back.
         return RedisServer(
             {
@@ -164,13 +164,16 @@ class RedisCluster:
                 "cluster-port": str(free_port()),
                 "cluster-node-timeout": "2000",
                 "cluster-require-full-coverage": "no",
-            }
+                "tls-cluster": "yes" if self._certificates else "no",
+            },
+            certificates=self._certificates,
         )
 
     @property
     def url(self) -> str:
         """The nodes' addresses as `leader_backend` takes them."""
-        return "redis+cluster://" + ";".join(f"{HOST}:{node.port}" for node in self.nodes)
+        scheme = "rediss+cluster" if self._certificates else "redis+cluster"
+        return f"{scheme}://" + ";".join(f"{HOST}:{node.port}" for node in self.nodes)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -211,15 +214,21 @@ class RedisCluster:
 
     def move(self, key: str) -> None:
         """Have the next node keep *key* and all of its slot, as resharding does."""
+        with self.moving(key):
+            pass
+
+    @contextmanager
+    def moving(self, key: str) -> Iterator[None]:
+        """Meanwhile all keys of *key*'s slot are at the next node, and the slot is still this one's."""
         slot, source = self.slot(key), self.owner(key)
         target = self.nodes[(self.nodes.index(source) + 1) % len(self.nodes)]
         target_id, source_id = self._id(target), self._id(source)
-        lines = [(target, f"IMPORTING {source_id}"), (source, f"MIGRATING {target_id}")]
-        self._set_slot(slot, lines)
+        self._set_slot(slot, [(target, f"IMPORTING {source_id}"), (source, f"MIGRATING {target_id}")])
         keys = source.command_line(f"CLUSTER GETKEYSINSLOT {slot} 100").decode().split("\r\n")[2::2]
         if keys:
             moved = source.command_line(f'MIGRATE {HOST} {target.port} "" 0 5000 KEYS {" ".join(keys)}')
             assert moved == b"+OK\r\n", moved
+        yield
         self._set_slot(slot, [(target, f"NODE {target_id}"), (source, f"NODE {target_id}")])
 
     @staticmethod
