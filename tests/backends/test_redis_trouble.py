@@ -1,0 +1,197 @@
+"""A Redis that goes away, hangs, trickles, comes back empty, and connections that are killed."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import redis
+
+from celery_leader.backends import open_backend
+from celery_leader.exceptions import (
+    LockUnavailable,
+    RecordConflict,
+    RecordNotFound,
+)
+from celery_leader.testing import (
+    Proxy,
+    sample_claim,
+    sample_record,
+)
+from tests.backends.made import backend_of
+from tests.servers import HOST, RedisServer
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.redis
+
+RECORD = "celery-leader:{default}:record"
+LEDGER = "celery-leader:{default}:ledger"
+
+
+def test_a_killed_connection_costs_nothing(redis_server: RedisServer, raw: redis.Redis) -> None:
+    """CLIENT KILL, an idle timeout, a restart of something between: it is found dead before the next call."""
+    backend = backend_of(redis_server)
+    lock, ledger = backend.lock("default"), backend.ledger("default")
+    stored = lock.create(sample_record())
+    ledger.open(1)
+    for second in range(3):
+        assert raw.client_kill_filter(skipme=True, _type="normal") >= 2
+        stored = lock.update(sample_record(leader_transitions=second), stored)
+        assert list(ledger.claim(1, [sample_claim(second=second)])) == [True]
+    assert lock.get() == stored
+    lock.close()
+    ledger.close()
+
+
+def waiting() -> set[threading.Thread]:
+    """The threads that wait for a Redis."""
+    return {thread for thread in threading.enumerate() if thread.name == "celery-leader-redis"}
+
+
+def test_threads_that_wait_in_vain_end(redis_server: RedisServer) -> None:
+    """A server that trickles for an hour costs a handful of threads, not one a call."""
+    before = waiting()
+    with Proxy((HOST, redis_server.port)) as proxy:
+        host, port = proxy.address
+        lock = open_backend(f"redis://{host}:{port}", timeout=0.3).lock("default")
+        proxy.trickle(0.1)
+        for _ in range(4):
+            with pytest.raises(LockUnavailable, match="within 0.3 s"):
+                lock.get()
+        eventually(lambda: waiting() <= before, 5, what="the threads ended, though answers still trickle")
+    lock.close()
+
+
+def test_a_lock_that_nobody_closes_leaves_no_thread(redis_server: RedisServer) -> None:
+    """Its thread ends with it."""
+    before = waiting()
+    lock = backend_of(redis_server).lock("nobody's")
+    with suppress(RecordNotFound):
+        lock.get()
+    assert len(waiting() - before) == 1
+    del lock
+    gc.collect()
+    eventually(lambda: waiting() <= before, what="the thread ended")
+
+
+def test_a_forked_child_uses_no_connection_of_its_parents(redis_server: RedisServer, raw: redis.Redis) -> None:
+    """It opens its own, and does not wait for a thread that it does not have."""
+    program = f"""
+import os, sys
+from celery_leader.backends import open_backend
+lock = open_backend({redis_server.url!r}, timeout=5).lock("default")
+mine = lock.get()
+child = os.fork()
+if child == 0:
+    os._exit(0 if lock.get() == mine else 1)
+status = os.waitpid(child, 0)[1]
+sys.exit(status or lock.get() != mine)
+"""
+    lock = backend_of(redis_server).lock("default")
+    lock.create(sample_record())
+    before = raw.info("stats")["total_connections_received"]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60, check=False)
+    assert done.returncode == 0
+    assert raw.info("stats")["total_connections_received"] == before + 2
+    lock.close()
+
+
+def test_a_server_that_is_away_is_no_answer(own_server: RedisServer) -> None:
+    """Not "not found"; and when it comes, the same objects work."""
+    own_server.stop()
+    backend = backend_of(own_server)
+    lock, ledger = backend.lock("default"), backend.ledger("default")
+    for call in (lock.get, lambda: lock.create(sample_record()), lambda: ledger.open(1), backend.check):
+        with pytest.raises(LockUnavailable, match="did not answer"):
+            call()
+    own_server.start()
+    with pytest.raises(RecordNotFound):
+        lock.get()
+    assert dict(ledger.open(1)) == {}
+    backend.check()
+    lock.close()
+    ledger.close()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_restarted_server_is_used_again(own_server: RedisServer, empty: bool) -> None:
+    """Connections are made anew, and scripts that it forgot are sent again."""
+    lock = backend_of(own_server).lock("default")
+    stored = lock.create(sample_record())
+    own_server.restart(empty=empty)
+    with suppress(LockUnavailable, RecordNotFound):  # the old connection may be noticed to be gone only now
+        lock.get()
+    if empty:
+        with pytest.raises(RecordConflict):
+            lock.update(sample_record(), stored)
+        assert lock.create(sample_record()).record == sample_record()
+    else:
+        assert lock.update(sample_record(holder_identity="b"), stored).record.holder_identity == "b"
+    lock.close()
+
+
+def test_a_hung_server_holds_no_call_longer_than_it_may(own_server: RedisServer) -> None:
+    """With a connection and without one, for each call; and waiting ends in time as well."""
+    timeout = 1.0
+    backend = backend_of(own_server, timeout)
+    connected, ledger, fresh = backend.lock("default"), backend.ledger("default"), backend.lock("default")
+    stored = connected.create(sample_record())
+    ledger.open(1)
+    calls: list[Callable[[], object]] = [
+        lambda: connected.update(sample_record(), stored),
+        lambda: ledger.claim(1, [sample_claim()]),
+        fresh.get,
+        connected.get,
+        lambda: connected.create(sample_record()),
+        backend.check,
+    ]
+    own_server.pause()
+    try:
+        for call in calls:
+            begun = time.monotonic()
+            with pytest.raises(LockUnavailable):
+                call()
+            assert time.monotonic() - begun < timeout + 0.3
+        begun = time.monotonic()
+        fresh.wait(0.2)
+        assert time.monotonic() - begun < 0.5
+    finally:
+        own_server.resume()
+    assert connected.get().record == sample_record()
+    for each in (connected, ledger, fresh):
+        each.close()
+
+
+def test_hints_come_back_after_a_restart(own_server: RedisServer) -> None:
+    """A listener that lost its server subscribes again."""
+    backend = backend_of(own_server)
+    leader, follower = backend.lock("default"), backend.lock("default")
+    follower.wait(0.01)
+    own_server.restart(empty=True)
+    heard = threading.Event()
+
+    def listen() -> None:
+        follower.wait(60)
+        heard.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+
+    def change() -> bool:
+        with suppress(LockUnavailable):
+            try:
+                stored = leader.create(sample_record())
+            except RecordConflict:
+                stored = leader.get()
+            stored = leader.update(sample_record(holder_identity=""), stored)
+            leader.update(sample_record(holder_identity="b"), stored)
+        return heard.wait(0.2)
+
+    eventually(change, timeout=20)
+    leader.close()
+    follower.close()
