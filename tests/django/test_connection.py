@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 from django.db import connections, transaction
 
 from celery_leader.django.models import Election
-from celery_leader.testing import sample_record
+from celery_leader.testing import sample_claim, sample_record
 from tests.django.conftest import own_threads, race, takeover, variant
 
 if TYPE_CHECKING:
@@ -85,6 +86,27 @@ class TestConnection:
             self._use(backend_of, name, postgres_alias)
             self._contend(backend_of(name))
 
+    @pytest.mark.postgres
+    def test_waits_for_no_pool(self, postgres_alias: str, backend_of: Callable[..., Any]) -> None:
+        """Tasks hold all that the alias's pool has, which makes others wait for half a minute: not elections."""
+        Election.objects.using(postgres_alias).all().delete()
+        pool = {"min_size": 1, "max_size": 1, "timeout": 30}
+        with variant(postgres_alias, OPTIONS={"pool": pool}, CONN_MAX_AGE=0) as name:
+            with connections[name].cursor() as held:
+                held.execute("SELECT 1")
+                assert connections[name].pool.get_stats()["pool_available"] == 0
+                backend = backend_of(name, timeout=2)
+                lock, ledger = backend.lock(), backend.ledger()
+                begun = time.monotonic()
+                stored = lock.create(sample_record())
+                assert lock.update(takeover(stored), stored) == lock.get()
+                token = time.time_ns()  # greater than those of earlier tests
+                ledger.open(token)
+                assert list(ledger.claim(token, [sample_claim(f"tick-{token}")])) == [True]
+                assert time.monotonic() - begun < 2
+            connections[name].close()
+            connections[name].close_pool()
+
     @pytest.mark.mariadb
     @pytest.mark.parametrize(
         "options",
@@ -106,7 +128,7 @@ class TestConnection:
 
     @staticmethod
     def _use(backend_of: Callable[..., Any], name: str, alias: str) -> None:
-        """Write by one lock and find by another, of the plain alias, what was written."""
+        """Write by one lock and ledger and find by others, of the plain alias, what was written."""
         backend, plain = backend_of(name), backend_of(alias)
         backend.check()
         lock = backend.lock()
@@ -116,6 +138,13 @@ class TestConnection:
         renewed_at = Election.objects.using(alias).get().renewed_at
         assert abs(renewed_at - datetime.now(timezone.utc)) < timedelta(seconds=30)
         lock.close()
+        token = time.time_ns()  # greater than those of earlier tests
+        ledger, claim = backend.ledger(), sample_claim(f"tick-{token}")
+        ledger.open(token)
+        assert list(ledger.claim(token, [claim])) == [True]
+        assert list(ledger.claim(token, [claim])) == [False]
+        assert plain.ledger().open(token)[claim.tick.entry] == claim
+        ledger.close()
 
     @staticmethod
     def _contend(backend: Any) -> None:
@@ -129,6 +158,11 @@ class TestConnection:
         lock = backend_of(alias).lock()
         stored = lock.create(sample_record())
         assert lock.update(takeover(stored), stored) == lock.get()
+        ledger = backend_of(alias).ledger()
+        ledger.open(1)
+        assert list(ledger.claim(1, [sample_claim()])) == [True]
+        ledger.confirm(1, [sample_claim()])
+        assert ledger.open(1)["tick"].sent
 
     def test_follows_the_aliass_current_settings(self, sqlite_alias: str, tmp_path: Any, backend_of: Any) -> None:
         """A test runner renames databases after the backend was made."""

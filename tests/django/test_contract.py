@@ -2,43 +2,99 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.db import connections
 
 from celery_leader.django.models import LedgerTerm, PeriodicRun
-from celery_leader.testing import LedgerContract, LockContract
+from celery_leader.testing import LedgerContract, LockContract, NetworkedLedgerContract, NetworkedLockContract
+from tests.django.conftest import variant
+from tests.django.elsewhere import make_there
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from celery_leader.django.ledger import DjangoLedger
-    from celery_leader.django.lock import DjangoLock
-
-
-class TestDjangoLock(LockContract):
-    """DjangoLock."""
-
-    @pytest.fixture(autouse=True)
-    def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
-        self.tells_of_changes = alias == "postgres"
-        self.backend = backend_of(alias, prefix="proj")
-
-    def make_lock(self, election: str = "default") -> DjangoLock:
-        return self.backend.lock(election)
+PREFIX = "proj"
 
 
-class TestDjangoLedger(LedgerContract):
-    """DjangoLedger."""
+class OnAlias:
+    """Makes locks and ledgers in each database."""
+
+    made_kind: str
 
     @pytest.fixture(autouse=True)
     def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
         self.alias = alias
-        self.backend = backend_of(alias, prefix="proj")
+        self.tells_of_changes = alias == "postgres"
+        self.backend = backend_of(alias, prefix=PREFIX)
 
-    def make_ledger(self, election: str = "default") -> DjangoLedger:
-        return self.backend.ledger(election)
+    def make(self, election: str = "default") -> Any:
+        return getattr(self.backend, self.made_kind)(election)
+
+    def elsewhere(self) -> Callable[[str], Any]:
+        return partial(make_there, self.alias, connections.settings[self.alias], PREFIX, self.made_kind)
 
     def lose_data(self) -> None:
         for model in (LedgerTerm, PeriodicRun):
             model.objects.using(self.alias).all().delete()
+
+
+class TestDjangoLock(OnAlias, LockContract):
+    """DjangoLock."""
+
+    made_kind = "lock"
+    make_lock = OnAlias.make
+
+
+class TestDjangoLedger(OnAlias, LedgerContract):
+    """DjangoLedger."""
+
+    made_kind = "ledger"
+    make_ledger = OnAlias.make
+
+
+class OverNetwork:
+    """Makes them in each database that is a server, also by way of a proxy."""
+
+    made_kind: str
+
+    @pytest.fixture(autouse=True)
+    def _backend(self, server_alias: str, backend_of: Callable[..., Any]) -> Iterator[None]:
+        self.alias, self.backend_of = server_alias, backend_of
+        # As the drivers send it: with what stands before or after it, for MariaDB is also told READ COMMITTED.
+        commit = {"postgresql": b"COMMIT\0", "mysql": b"\x03COMMIT"}[connections[server_alias].vendor]
+        self.final_requests = {**dict.fromkeys(("create", "takeover", "claim"), commit), "renew": b"UPDATE"}
+        self.proxied: dict[tuple[str, int], str] = {}
+        with ExitStack() as self.aliases:
+            yield
+
+    def address(self) -> tuple[str, int]:
+        entry = connections.settings[self.alias]
+        return entry["HOST"], int(entry["PORT"])
+
+    def make(self, election: str = "default") -> Any:
+        return getattr(self.backend_of(self.alias, prefix=PREFIX), self.made_kind)(election)
+
+    def make_through(self, address: tuple[str, int], timeout: float, election: str = "default") -> Any:
+        if address not in self.proxied:
+            host, port = address
+            self.proxied[address] = self.aliases.enter_context(variant(self.alias, HOST=host, PORT=str(port)))
+        backend = self.backend_of(self.proxied[address], prefix=PREFIX, timeout=timeout)
+        return getattr(backend, self.made_kind)(election)
+
+
+class TestDjangoLockOverNetwork(OverNetwork, NetworkedLockContract):
+    """DjangoLock."""
+
+    made_kind = "lock"
+    make_lock, make_lock_through = OverNetwork.make, OverNetwork.make_through
+
+
+class TestDjangoLedgerOverNetwork(OverNetwork, NetworkedLedgerContract):
+    """DjangoLedger."""
+
+    made_kind = "ledger"
+    make_ledger, make_ledger_through = OverNetwork.make, OverNetwork.make_through

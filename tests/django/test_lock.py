@@ -99,6 +99,15 @@ class TestRow:
             with pytest.raises(RecordDamaged, match="celery_leader_election"):
                 lock.get()
 
+    def test_a_token_that_does_not_fit_is_no_answer(self, alias: str, backend_of: Callable[..., Any]) -> None:
+        """Rather than another number: 64 bits are what every database has. The record stays as it is."""
+        lock = backend_of(alias).lock()
+        stored = lock.create(sample_record(fencing_token=2**63 - 1))
+        for token in (2**63, 2**70):
+            with pytest.raises(LockUnavailable):
+                lock.update(sample_record(fencing_token=token), stored)
+        assert lock.get() == stored
+
 
 class TestFence:
     """The row that guards lock."""

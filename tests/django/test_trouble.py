@@ -10,7 +10,7 @@ from django.db import connections, transaction
 
 from celery_leader.django.models import Election, Fence
 from celery_leader.exceptions import LockUnavailable
-from celery_leader.testing import sample_record
+from celery_leader.testing import sample_claim, sample_record
 from tests.django.conftest import own_threads
 from tests.waiting import eventually
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.servers import DatabaseServer
 
-TIMEOUT = 1.0
+TIMEOUT = 0.8
 # What a busy machine may add to a call that ended in time.
 SLACK = 0.5
 
@@ -56,23 +56,31 @@ class TestTrouble:
 
     def test_a_killed_connection_costs_nothing(self, server_alias: str, backend_of: Callable[..., Any]) -> None:
         """It is found dead before the next call, which uses another."""
-        lock = backend_of(server_alias).lock()
+        backend = backend_of(server_alias)
+        lock, ledger = backend.lock(), backend.ledger()
         stored = lock.create(sample_record())
-        for _ in range(3):
+        ledger.open(1)
+        for second in range(3):
             self._kill_connections(server_alias)
             stored = lock.update(stored.record, stored)
+            assert list(ledger.claim(1, [sample_claim(second=second)])) == [True]
         self._kill_connections(server_alias)
         assert lock.get() == stored
+        ledger.confirm(1, [sample_claim(second=2)])
+        assert ledger.open(1)["tick"].sent
 
     def test_a_hanging_server_hangs_nobody(
         self, server_alias: str, server: DatabaseServer, backend_of: Callable[..., Any]
     ) -> None:
         """No call takes longer than its timeout, with a connection or without; afterwards all is well."""
         backend = backend_of(server_alias, timeout=TIMEOUT)
-        lock, late = backend.lock(), backend.lock()
+        lock, late, ledger, late_ledger = backend.lock(), backend.lock(), backend.ledger(), backend.ledger()
         stored = lock.create(sample_record())
+        ledger.open(1)
         server.pause()
-        for call in (lock.get, lambda: lock.update(stored.record, stored), late.get, late.get):
+        of_lock = (lock.get, lambda: lock.update(stored.record, stored), late.get, late.get, backend.check)
+        of_ledger = (lambda: ledger.claim(1, [sample_claim()]), lambda: late_ledger.open(1))
+        for call in (*of_lock, *of_ledger):
             begun = time.monotonic()
             with pytest.raises(LockUnavailable, match=f"django-db://{server_alias}"):
                 call()
@@ -81,6 +89,7 @@ class TestTrouble:
         found = eventually(lock.get, ignore=LockUnavailable)
         assert found.record == stored.record
         lock.update(found.record, found)
+        assert dict(eventually(lambda: [ledger.open(1)], ignore=LockUnavailable)[0]) == {}
 
     def test_threads_that_wait_in_vain_end(
         self, server_alias: str, server: DatabaseServer, backend_of: Callable[..., Any]
