@@ -80,7 +80,7 @@ def test_every_line_of_the_table_is_named() -> None:
         "tests/election/test_stress.py::test_gone",
         "tests/election/test_stress.py::assert_told_in_order",
         "tests/election/test_elector.py::test_health[H9 no such case]",
-        "celery_leader/testing.py::LockContract::test_gone",
+        "celery_leader/testing/lock_contract.py::LockContract::test_gone",
     ],
 )
 def test_what_does_not_exist_is_noticed(node_id: str) -> None:
