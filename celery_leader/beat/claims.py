@@ -146,7 +146,7 @@ class Claims:
                 logger.warning("%s; writing back what this leader knows", error)
                 self._restore()
                 return write()
-        except LockUnavailable as error:
+        except (LockUnavailable, RecordNotFound) as error:  # or it lost its data again, in between
             if not self._behind:
                 logger.warning("The ledger does not answer; its claims are kept and written later: %s", error)
             self._behind = True

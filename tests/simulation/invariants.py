@@ -26,7 +26,7 @@ class Rules:
         self._world = world
         self._greatest_token = 0
         self._holders: dict[int, str] = {}  # by token, for ever
-        self._changed_at = 0.0
+        self._broken: Violation | None = None
         self._written_at: dict[tuple[str, int], float] = {}  # when a term was last written to the store
 
     @property
@@ -35,14 +35,20 @@ class Rules:
         return len(self._holders)
 
     def require(self, holds: bool, rule: str) -> None:
+        """Raise the first violation, here and at the next check: product code that catches all can't hide it."""
         if not holds:
             world = self._world
-            raise Violation(f"seed {world.seed} at {world.now:.3f}: {rule}\n{world.story()}")
+            self._broken = self._broken or Violation(
+                f"seed {world.seed} at {world.now:.3f}: {rule}\n{world.story()}"
+            )
+            raise self._broken
 
     # -- belief --------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Look at what each node believes at this moment."""
+        if self._broken:
+            raise self._broken
         believers = [(node, trust) for node in self._world.nodes if (trust := node.trust)]
         for node, trust in believers:
             self._check_belief(node, trust)
@@ -94,6 +100,7 @@ class Rules:
         record, node = request.record, request.node
         if not record.holder_identity:
             self.require(node.published is None, f"{node.identity} gives back what it still trusts in")
+            self.require(not node.is_busy() or node.overruns, f"{node.identity} gives back while guarded work runs")
             return
         self.require(record.holder_identity == node.identity, f"{node.identity} writes for {record.holder_identity}")
         self.require(node.elector.candidacy is not Candidacy.OBSERVE, f"{node.identity} observes, and writes")
@@ -108,16 +115,17 @@ class Rules:
             is_renewal = _is_same_term(request.previous.record, request.record)
             witness["stale renewal refused" if is_renewal else "slower takeover refused"] += 1
 
-    def was_written(self, request: Request, before: StoredRecord | None, after: StoredRecord) -> None:
-        """Compare what the store held with what it holds now."""
+    def was_written(
+        self, request: Request, before: StoredRecord | None, after: StoredRecord, unchanged_since: float
+    ) -> None:
+        """Compare what the store held, and since when, with what it holds now."""
         record = after.record
         if not record.holder_identity:
             self._released(request, before)
         elif before is None:
             self._created(request)
         elif not _is_same_term(record, before.record):
-            self._taken_over(request, before.record)
-        self._changed_at = self._world.now
+            self._taken_over(request, before.record, unchanged_since)
         if record.holder_identity:
             self._written_at[record.holder_identity, record.fencing_token] = self._world.now
             holder = self._holders.setdefault(record.fencing_token, record.holder_identity)
@@ -143,12 +151,12 @@ class Rules:
             self.require(waited >= lease - EPSILON, f"{node.identity} took a vanished record for a vacant one")
             self._world.witness["vanished record waited out"] += 1
 
-    def _taken_over(self, request: Request, old: ElectionRecord) -> None:
+    def _taken_over(self, request: Request, old: ElectionRecord, unchanged_since: float) -> None:
         self._new_token(request)
         if not old.holder_identity:
             self._world.witness["takeover by release"] += 1
             return
-        unchanged = (self._world.now - self._changed_at) * request.node.clock.rate
+        unchanged = (self._world.now - unchanged_since) * request.node.clock.rate
         self.require(
             unchanged >= old.lease_duration - EPSILON,
             f"{request.identity} took the lease of {old.holder_identity} after {unchanged:.3f} s",

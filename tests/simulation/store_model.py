@@ -1,19 +1,23 @@
-"""The store, and the network in front of it: what a lock of the simulation talks to."""
+"""The store: one record and one ledger, which lose or forget things together; and each node's way to them."""
 
 from __future__ import annotations
 
-import itertools
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from celery_leader.backends.memory import MemoryLedger
 from celery_leader.election import StoredRecord
-from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordNotFound
+from celery_leader.exceptions import RecordConflict, RecordNotFound
+from tests.simulation.fibers import VirtualEvent, current
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from celery_leader.election import ElectionRecord
-    from tests.simulation.world import Node, World
+    from celery_leader.ledger import Claim
+    from tests.simulation.node import Node
+    from tests.simulation.world import World
 
 
 @dataclass(frozen=True)
@@ -27,60 +31,79 @@ class Request:
     previous: StoredRecord | None
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a store held at one moment."""
+
+    stored: StoredRecord | None
+    version: int
+    token: int
+    claims: Mapping[str, Claim]
+    changed_at: float
+
+
 class StoreModel:
-    """One record behind compare-and-swap, as ``LockContract`` wants it. No version ever comes twice."""
+    """One record behind compare-and-swap, as ``LockContract`` wants it, and the reference ledger."""
 
     def __init__(self) -> None:
         self.stored: StoredRecord | None = None
-        self._versions = itertools.count(1)
+        self.ledger = MemoryLedger("default")
+        self.changed_at = 0.0
+        self._version = 0
+        self._snapshot: Snapshot | None = None
 
     def get(self) -> StoredRecord:
         if self.stored is None:
             raise RecordNotFound("the store is empty")
         return self.stored
 
-    def swap(self, request: Request) -> StoredRecord:
+    def swap(self, request: Request, now: float) -> StoredRecord:
         if self.stored != request.previous:
             raise RecordConflict("the store holds another record")
-        self.stored = StoredRecord(request.record, next(self._versions))
+        return self._put(request.record, now)
+
+    def _put(self, record: ElectionRecord, now: float) -> StoredRecord:
+        self._version += 1
+        self.stored = StoredRecord(record, self._version)
+        self.changed_at = now
         return self.stored
 
+    # -- what stores should not do -------------------------------------------------------------------------------
+
     def lose_data(self) -> None:
+        """Forget all, as a restart without persistence or an operator's DELETE does."""
         self.stored = None
+        self.ledger.clear()
 
+    def blank(self, now: float) -> None:
+        """Take the lease from its holder, as an operator does who edits the record."""
+        if self.stored:
+            self._put(self.stored.record.released(self.stored.record.renew_time), now)
 
-class Outcome:
-    """What a call came to at the store; nothing yet, as long as it is on its way."""
+    def take_snapshot(self) -> None:
+        """Remember this state, as a replica does that falls behind from here on."""
+        claims = copy.copy(self.ledger._claims)
+        self._snapshot = Snapshot(self.stored, self._version, self.ledger._token, claims, self.changed_at)
 
-    def __init__(self) -> None:
-        self.applied = False
-        self.value: StoredRecord | None = None
-        self.error: Exception | None = None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return str(self.error)
-        record = self.value.record
-        return f"v{self.value.version} {record.holder_identity or 'nobody'} token {record.fencing_token}"
-
-    def take(self, operation: Callable[[], StoredRecord]) -> None:
-        try:
-            self.value = operation()
-        except (RecordConflict, RecordNotFound) as error:
-            self.error = error
-        else:
-            self.applied = True
+    def roll_back(self) -> None:
+        """Go back to the snapshot, as a store does whose replica was promoted. Versions come again."""
+        if snapshot := self._snapshot:
+            self.stored, self._version, self.changed_at = snapshot.stored, snapshot.version, snapshot.changed_at
+            self.ledger._token, self.ledger._claims = snapshot.token, dict(snapshot.claims)
 
 
 class SimulatedLock:
-    """The lock of one node: each call is a request and a reply on the world's network."""
+    """The lock of one life of a node: each call is a request and a reply on the world's network."""
 
     def __init__(self, world: World, node: Node) -> None:
         self._world = world
         self._node = node
+        self._interrupted = VirtualEvent()
 
     def get(self) -> StoredRecord:
-        return self._call("get", self._world.store.get)
+        stored: StoredRecord = self._world.network.call("get", self._world.store.get, is_write=False)
+        self._node.saw(stored)
+        return stored
 
     def create(self, record: ElectionRecord) -> StoredRecord:
         return self._write("create", record, None)
@@ -89,42 +112,71 @@ class SimulatedLock:
         return self._write("update", record, previous)
 
     def wait(self, timeout: float) -> None:
-        raise NotImplementedError("the node sleeps, not its lock")
+        self._world.listening[self._node] = self._interrupted
+        try:
+            self._interrupted.wait(timeout)
+        finally:
+            self._world.listening.pop(self._node, None)
+        self._interrupted.clear()
 
-    interrupt = close = wait  # type: ignore[assignment]
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def describe(self) -> str:
         return "the simulated store"
 
+    def close(self) -> None:
+        pass
+
     def _write(self, name: str, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
-        request = Request(self._node, self._node.identity, self._world.now, record, previous)
-        self._world.rules.may_send(request)
-        return self._call(name, lambda: self._world.apply(request))
-
-    def _call(self, name: str, operation: Callable[[], StoredRecord]) -> StoredRecord:
-        """Send, wait for the reply no longer than the lock's bound, and hand out what came."""
         world, node = self._world, self._node
-        node.stall()
-        trip = world.network.trip(node, is_write=name != "get")
-        outcome, ticket = Outcome(), node.new_ticket()
+        current().live()
+        request = Request(node, node.identity, world.now, record, previous)
+        world.rules.may_send(request)
+        stored: StoredRecord = world.network.call(name, lambda: world.apply(request), is_write=True)
+        node.saw(stored)
+        return stored
 
-        def arrive() -> None:
-            outcome.take(operation)
-            world.note(node, f"{name} -> {outcome}{'' if trip.reply else ' (reply lost)'}")
-            if trip.reply is not None:
-                world.after(trip.reply, lambda: node.wake(ticket, "reply"))
 
-        if trip.request is not None:
-            world.after(trip.request, arrive)
-        if trip.refused is not None:
-            world.after(trip.refused, lambda: node.wake(ticket, "refused"))
-        reply = node.park(ticket, node.io_timeout)
-        node.stall()
-        if reply == "reply" and outcome.error:
-            raise outcome.error
-        if reply == "reply" and outcome.value:
-            node.saw(outcome.value)
-            return outcome.value
-        world.note(node, f"{name}: {reply}")
-        node.unknown_writes += outcome.applied and name != "get"
-        raise LockUnavailable(f"simulated: {reply}")
+class SimulatedLedger:
+    """The ledger of one life of a node. What a batch may be is taken once: its request may be applied twice."""
+
+    def __init__(self, world: World, node: Node) -> None:
+        self._world = world
+        self._node = node
+
+    def open(self, token: int) -> Mapping[str, Claim]:
+        return self._call("open", token, lambda ledger: ledger.open(token))
+
+    def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
+        claims = list(claims)
+        return self._call("claim", token, lambda ledger: ledger.claim(token, claims), claims)
+
+    def confirm(self, token: int, claims: Iterable[Claim]) -> None:
+        claims = list(claims)
+        self._call("confirm", token, lambda ledger: ledger.confirm(token, claims), claims)
+
+    def restore(self, token: int, claims: Iterable[Claim]) -> None:
+        claims = list(claims)
+        self._call("restore", token, lambda ledger: ledger.restore(token, claims), claims)
+
+    def forget(self, token: int, entries: Iterable[str]) -> None:
+        entries = list(entries)
+        self._call("forget", token, lambda ledger: ledger.forget(token, entries))
+
+    def close(self) -> None:
+        pass
+
+    def _call(
+        self, name: str, token: int, operation: Callable[[MemoryLedger], Any], claims: Sequence[Claim] = ()
+    ) -> Any:
+        world, node = self._world, self._node
+        try:
+            answer = world.network.call(
+                f"ledger {name}", lambda: world.apply_to_ledger(node, name, token, operation), is_write=True
+            )
+        except Exception as error:
+            world.beat_rules.was_answered(node, name, claims, error)
+            raise
+        world.beat_rules.was_answered(node, name, claims, answer)
+        return answer
