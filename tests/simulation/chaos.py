@@ -78,7 +78,7 @@ def populate(world: World) -> World:
     # Tokens outgrow those that a store forgot only where wall clocks are about right.
     right = world.needs_wall_clocks = loses_data or random.random() < 0.4
     world.wall_clocks_are_right = right
-    for _ in range(random.randint(2, 5)):
+    for _ in range(random.choice([2, 2, 3, 3, 4, 5])):
         lease, deadline, retry = random.choice(timings)
         node = world.add_node(
             rate=random.choice([slowest, fastest, random.uniform(slowest, fastest)]),

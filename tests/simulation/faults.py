@@ -157,6 +157,7 @@ def wall_clocks(world: World, longest: float) -> None:
     if world.needs_wall_clocks:
         return
     world.wall_clocks_are_right = False
+    world.wall_clocks_step = True
     sometimes(world, longest, step)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import greenlet
 
 from celery_leader.beat import scheduler
-from celery_leader.election import runner
+from celery_leader.election import elector, runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ class Fiber(greenlet.greenlet):
     def begin(self) -> None:
         """Run for the first time, unless it was killed before that."""
         if not self.killed:
+            self.node.world.has_run = self.node
             self.switch()
 
     def live(self) -> None:
@@ -64,6 +66,7 @@ class Fiber(greenlet.greenlet):
             world.at(self.node.paused_until, lambda: self.wake(ticket, reason))
             return
         self._ticket = 0
+        world.has_run = self.node
         self.switch(reason)
 
     def poke(self) -> None:
@@ -131,6 +134,7 @@ def virtual_time(world: World) -> Iterator[None]:
     patches: list[tuple[Any, str, Any]] = [
         (runner, "time", SimpleNamespace(monotonic=_monotonic)),
         (runner, "random", world.random),
+        (elector, "os", SimpleNamespace(getpid=os.getpid().__int__)),  # asked thousands of times a second
         (runner, "DRAIN_POLL", DRAIN_POLL),
         (scheduler, "STANDBY_WAIT", STANDBY_WAIT),
     ]

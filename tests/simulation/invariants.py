@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_leader.election import Candidacy, ElectionRecord, StopReason, StoredRecord, Term
 
@@ -34,22 +34,34 @@ class Rules:
         """How many terms the store has seen."""
         return len(self._holders)
 
-    def require(self, holds: bool, rule: str) -> None:
+    def require(self, holds: bool, rule: str, *details: Any) -> None:
         """Raise the first violation, here and at the next check: product code that catches all can't hide it."""
         if not holds:
             world = self._world
-            self._broken = self._broken or Violation(
-                f"seed {world.seed} at {world.now:.3f}: {rule}\n{world.story()}"
-            )
+            text = f"seed {world.seed} at {world.now:.3f}: {rule.format(*details)}\n{world.story()}"
+            self._broken = self._broken or Violation(text)
             raise self._broken
 
     # -- belief --------------------------------------------------------------------------------------------------
+
+    def check_after(self, node: Node) -> None:
+        """Look whether *node*, which alone has run since the last check, believes something new.
+
+        Others' beliefs can only have ended meanwhile: two overlap from a moment on at which one is new.
+        """
+        if self._broken or node.trust is not node.checked:
+            self.check()
 
     def check(self) -> None:
         """Look at what each node believes at this moment."""
         if self._broken:
             raise self._broken
-        believers = [(node, trust) for node in self._world.nodes if (trust := node.trust)]
+        believers = []
+        for node in self._world.nodes:
+            if trust := node.trust:
+                believers.append((node, trust))
+            else:
+                node.checked = None
         for node, trust in believers:
             self._check_belief(node, trust)
         if len(believers) > 1:
@@ -68,16 +80,14 @@ class Rules:
             return
         node.checked = trust
         term = trust.term
-        self.require(term.identity == node.identity, f"{node.identity} believes in {term}")
-        self.require(node.published == trust, f"{node.identity} published {node.published} and trusts {trust}")
+        self.require(term.identity == node.identity, "{} believes in {}", node.identity, term)
+        self.require(node.published == trust, "{} published {} and trusts {}", node.identity, node.published, trust)
         length = trust.until - trust.renewed_at
-        self.require(length <= node.config.renew_deadline + EPSILON, f"trust of {length:g} s is too long")
+        self.require(length <= node.config.renew_deadline + EPSILON, "trust of {:g} s is too long", length)
         started = node.clock.real(trust.renewed_at)
         written = self._written_at.get((term.identity, term.fencing_token), -1.0)
-        self.require(
-            started <= written + EPSILON,
-            f"{node.identity} counts its trust from {started:.3f}, after its last write at {written:.3f}",
-        )
+        rule = "{} counts its trust from {:.3f}, after its last write at {:.3f}"
+        self.require(started <= written + EPSILON, rule, node.identity, started, written)
 
     # -- terms ---------------------------------------------------------------------------------------------------
 

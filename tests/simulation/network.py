@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
+#: What may happen to a request, each with a chance of its own.
+FATES = ("errors", "lost_requests", "lost_replies", "late_requests", "slow_replies", "doubled")
+
+
 @dataclass(frozen=True)
 class Trip:
     """Seconds until a request is applied, from there to the reply, and to an error instead. None: never."""
@@ -112,24 +116,30 @@ class Network:
         request, reply = self._leg(), self._leg()
         if node.is_cut_off(is_write=is_write):
             return Trip(None, None, refused=reply if self.random.random() < 0.5 else None)
-        kind = self.random.random()
-        for chance, trip in (
-            (self.errors, Trip(None, None, refused=reply)),
-            (self.lost_requests, Trip(None, None)),
-            (self.lost_replies, Trip(request, None, refused=reply if self.random.random() < 0.5 else None)),
-            (self.late_requests, Trip(self.random.uniform(0, self.longest), reply)),
-            (self.slow_replies, Trip(request, self.random.uniform(0, self.longest))),
-            (self.doubled, Trip(request, reply, again=self.random.uniform(0, self.longest))),
-        ):
-            kind -= chance
-            if kind < 0:
-                return trip
+        if any(chances := [getattr(self, fault) for fault in FATES]):
+            kind = self.random.random()
+            for fault, chance in zip(FATES, chances, strict=True):
+                kind -= chance
+                if kind < 0:
+                    return self._fate(fault, request, reply)
         return Trip(request, reply)
+
+    def _fate(self, fault: str, request: float, reply: float) -> Trip:
+        if fault == "errors":
+            return Trip(None, None, refused=reply)
+        if fault == "lost_requests":
+            return Trip(None, None)
+        if fault == "lost_replies":
+            return Trip(request, None, refused=reply if self.random.random() < 0.5 else None)
+        late = self.random.uniform(0, self.longest)
+        if fault == "late_requests":
+            return Trip(late, reply)
+        return Trip(request, late) if fault == "slow_replies" else Trip(request, reply, again=late)
 
     def heal(self) -> None:
         """End all faults."""
-        self.errors = self.lost_requests = self.lost_replies = 0.0
-        self.late_requests = self.slow_replies = self.doubled = 0.0
+        for fault in FATES:
+            setattr(self, fault, 0.0)
 
     def _leg(self) -> float:
         return self.random.uniform(0.2, 1.8) * self.latency

@@ -91,6 +91,7 @@ class Node:
         self.candidacy = Candidacy.CONTEND
         self.cut_off_until = self.no_writes_until = self.paused_until = 0.0
         self.shares_identity = False
+        self.checked: Trust | None = None  # by the rules, when it was new
         self._lives = itertools.count(1)
         self._elector_fiber: Fiber | None = None
         self._beat_fiber: Fiber | None = None
@@ -107,7 +108,6 @@ class Node:
         self.closing = self.overruns = False
         self.works = self.unknown_writes = 0
         self.published: Trust | None = None
-        self.checked: Trust | None = None  # by the rules, when it was new
         self.seen: tuple[StoredRecord, float] | None = None
         self.open_term: Term | None = None
         candidate = SimulatedCandidate(self)
@@ -153,10 +153,10 @@ class Node:
     def _end(self, life: str) -> None:
         if self.identity != life or not self.is_alive:
             return
-        if self.is_busy() and self.is_leader():
+        self.overruns = self.is_busy()
+        if self.overruns and self.is_leader():
             self.world.note(self, "stops although work runs")
             self.world.witness["drain overrun"] += 1
-            self.overruns = True
         if self.beat:
             self.beat.stop()
         self.thread.stop()
@@ -232,7 +232,7 @@ class Node:
         """Stand in for the elector's Observers."""
         if self._elector_fiber is None:  # it crashes
             return
-        self.world.note(self, f"{method} {' '.join(str(argument) for argument in args)}")
+        self.world.note(self, method, args)
         if method == "started":
             self.world.rules.has_begun(self, *args)
         elif method == "stopped":

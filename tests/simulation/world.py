@@ -52,6 +52,7 @@ class World:
         self.storm = 0.0  # hints for no reason, per hint
         self.loses_data = False
         self.wall_clocks_are_right = True  # at this moment, and until now
+        self.wall_clocks_step = False
         self.needs_wall_clocks = False
         self.lost_data_at = -1.0
         self.trace: list[tuple[float, str, str, object]] = []
@@ -59,6 +60,7 @@ class World:
         self._tickets = itertools.count(1)
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self.nodes: list[Node] = []
+        self.has_run: Node | None = None  # within this event
 
     def add_node(self, *, rate: float, skew: float = 0.0, frozen: bool = False, **config: float) -> Node:
         """Add a machine; it is started by :meth:`Node.start`."""
@@ -95,7 +97,9 @@ class World:
                 self.rules.require(at_once < TOO_MANY_AT_ONCE, "something never waits")
                 self.now = moment
                 action()
-                self.rules.check()
+                if ran := self.has_run:
+                    self.has_run = None
+                    self.rules.check_after(ran)
                 if stop():
                     return True
             self.now = end
