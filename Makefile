@@ -31,11 +31,11 @@ chaos: ## Harm four fleets at random for MINUTES (seed SEED), and compare the br
 	@python=$$($(environment) highest) && \
 		CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) exec $$python -m pytest -q -rP -n 4 tests/chaos/test_random_faults.py
 
-simulate: ## Run the election in SEEDS simulated worlds (from FIRST on), and count what was seen
+simulate: ## Run SEEDS simulated worlds (from FIRST on) on all cores, and count what was seen
 	@python=$$($(environment) highest) && exec $$python -m tests.simulation $(FIRST) $(SEEDS)
 
-mutants: ## Put each classic fault into the elector, and show which test notices
-	@python=$$($(environment) highest) && exec $$python -m pytest -q -s tests/simulation/test_mutants.py
+mutants: ## Put each classic fault into elector or beat, and show which seed or test notices
+	@python=$$($(environment) highest) && exec $$python -m tests.simulation.mutants
 
 stress: ## Stop, start, wake, pause and resign from many threads for STRESS seconds, and count what happened
 	@python=$$($(environment) highest) && CELERY_LEADER_STRESS_SECONDS=$(STRESS) exec $$python -m pytest -q -s tests/election/test_stress.py::test_stress

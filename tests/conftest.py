@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pymysql.install_as_MySQLdb()
 
 if name := os.environ.get("CELERY_LEADER_MUTANT"):
-    MUTANTS[name]()
+    MUTANTS[name].apply()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tests.simulation.store_model import SimulatedLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from tests.simulation.node import Node, SimulatedCandidate
     from tests.simulation.world import World
@@ -115,5 +116,9 @@ def _app() -> Celery:
     """One app serves all nodes: what differs between them is their wall clocks."""
     app = Celery("simulation", broker="memory://", set_as_current=False)
     app.conf.update(leader_backend="memory://", leader_beat=True, beat_schedule={})
-    app.now = lambda: current().node.clock.utcnow()
+    app.now = _now_of_the_node
     return app
+
+
+def _now_of_the_node() -> datetime:
+    return current().node.clock.utcnow()

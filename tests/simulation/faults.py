@@ -186,6 +186,6 @@ def guarded_work(world: World, longest: float) -> None:
 
 
 FAULTS: list[Callable[[World, float], None]] = [
-    errors, lost_requests, lost_replies, late_requests, slow_replies, doubled_requests, stalls, pauses, crashes, deploys,
-    rolling_deploys, partitions, outages, eligibility, wall_clocks, hint_storms, broker_away, shared_identity,
+    errors, lost_requests, lost_replies, late_requests, slow_replies, doubled_requests, stalls, pauses, crashes,
+    deploys, rolling_deploys, partitions, outages, eligibility, wall_clocks, hint_storms, broker_away, shared_identity,
 ]  # fmt: skip

@@ -34,6 +34,10 @@ class Rules:
         """How many terms the store has seen."""
         return len(self._holders)
 
+    @property
+    def is_broken(self) -> bool:
+        return self._broken is not None
+
     def require(self, holds: bool, rule: str, *details: Any) -> None:
         """Raise the first violation, here and at the next check: product code that catches all can't hide it."""
         if not holds:
@@ -108,6 +112,8 @@ class Rules:
 
     def may_send(self, request: Request) -> None:
         record, node = request.record, request.node
+        told = request.previous is not None or node.was_told_of_none
+        self.require(told, "{} creates a record, and was not told that there is none", node.identity)
         if not record.holder_identity:
             self.require(node.published is None, f"{node.identity} gives back what it still trusts in")
             self.require(not node.is_busy() or node.overruns, f"{node.identity} gives back while guarded work runs")

@@ -107,6 +107,7 @@ class Node:
         self.candidacy = Candidacy.CONTEND
         self.closing = self.overruns = False
         self.works = self.unknown_writes = 0
+        self.was_told_of_none = False  # by the last look
         self.published: Trust | None = None
         self.seen: tuple[StoredRecord, float] | None = None
         self.open_term: Term | None = None

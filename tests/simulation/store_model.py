@@ -101,8 +101,14 @@ class SimulatedLock:
         self._interrupted = VirtualEvent()
 
     def get(self) -> StoredRecord:
-        stored: StoredRecord = self._world.network.call("get", self._world.store.get, is_write=False)
-        self._node.saw(stored)
+        node = self._node
+        node.was_told_of_none = False
+        try:
+            stored: StoredRecord = self._world.network.call("get", self._world.store.get, is_write=False)
+        except RecordNotFound:
+            node.was_told_of_none = True
+            raise
+        node.saw(stored)
         return stored
 
     def create(self, record: ElectionRecord) -> StoredRecord:
@@ -131,7 +137,7 @@ class SimulatedLock:
     def _write(self, name: str, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
         world, node = self._world, self._node
         current().live()
-        request = Request(node, node.identity, world.now, record, previous)
+        request = world.last_request = Request(node, node.identity, world.now, record, previous)
         world.rules.may_send(request)
         stored: StoredRecord = world.network.call(name, lambda: world.apply(request), is_write=True)
         node.saw(stored)

@@ -49,6 +49,7 @@ class World:
         self.beat_rules = BeatRules(self)
         self.witness: Counter[str] = Counter()
         self.listening: dict[Node, VirtualEvent] = {}
+        self.last_request: Request | None = None
         self.storm = 0.0  # hints for no reason, per hint
         self.loses_data = False
         self.wall_clocks_are_right = True  # at this moment, and until now

@@ -1,0 +1,120 @@
+"""The faults of beats: M16 of the research's list and its relatives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery_leader.backends.memory import MemoryLedger
+from celery_leader.beat import scheduler
+from celery_leader.beat.claims import Claims
+from celery_leader.leadership.campaign import Candidate
+from tests.simulation.mutants.registry import mutant
+
+if TYPE_CHECKING:
+    from celery_leader.election import Term
+
+
+def _all_accepted(claims: Any) -> Any:
+    return [True] * len(claims) if isinstance(claims, (list, tuple)) else True
+
+
+@mutant()
+def m16_send_without_claim() -> None:
+    """Sends whatever is due, claimed by somebody or not."""
+    Claims.claim = lambda self, claims: _all_accepted(claims)
+
+
+@mutant(killer="tests/beat/test_scheduler.py")  # no world refuses a claim: what was claimed is known from the start
+def m16a_claim_is_not_asked() -> None:
+    """Claims, and sends whatever the ledger answered."""
+    claim = Claims.claim
+
+    def careless(self: Claims, claims: Any) -> Any:
+        claim(self, claims)
+        return _all_accepted(claims)
+
+    Claims.claim = careless
+
+
+@mutant()
+def m16b_claim_after_send() -> None:
+    """Claims a tick when it is sent."""
+    claim, confirm = Claims.claim, Claims.confirm
+
+    def confirmed(self: Claims, claims: Any) -> None:
+        claim(self, claims)
+        confirm(self, claims)
+
+    Claims.claim = lambda self, claims: _all_accepted(claims)
+    Claims.confirm = confirmed
+
+
+@mutant()
+def m16c_confirm_before_send() -> None:
+    """Notes a tick as sent when it is claimed."""
+    claim = Claims.claim
+
+    def hasty(self: Claims, claims: Any) -> Any:
+        accepted = claim(self, claims)
+        self.confirm(claims)
+        return accepted
+
+    Claims.claim = hasty
+
+
+@mutant()
+def m16d_stale_terms_claim() -> None:
+    """Opens the ledger without keeping earlier terms out."""
+
+    def open_to_all(self: MemoryLedger, token: int) -> None:
+        pass
+
+    MemoryLedger._refuse_stale = MemoryLedger._require_opened = open_to_all
+
+
+@mutant()
+def m16e_unsent_is_forgotten() -> None:
+    """Takes over what was claimed, and sends nothing of it."""
+    init = Claims.__init__
+
+    def forgetful(self: Claims, *args: Any) -> None:
+        init(self, *args)
+        for claim in self.unsent():
+            self._note(replace(claim, sent=True))
+
+    Claims.__init__ = forgetful
+
+
+@mutant()
+def m16f_every_term_starts_afresh() -> None:
+    """Counts periods from the start of its own term."""
+    Claims.get = lambda self, entry: None
+
+
+@mutant()
+def m16g_an_id_for_each_message() -> None:
+    """Gives a tick another id each time that it is sent."""
+    scheduler.task_id = lambda app_name, tick: str(uuid4())
+
+
+@mutant()
+def m16h_gate_by_flag() -> None:
+    """Sends until somebody says that it leads no more."""
+
+    def term(self: Candidate) -> Term | None:
+        trust = self.elector._trust
+        return trust.term if trust else None
+
+    Candidate.term = property(term)
+
+
+@mutant()
+def m16i_claims_are_not_written_back() -> None:
+    """Keeps to itself what it claimed while the ledger was silent."""
+
+    def forget(self: Claims) -> None:
+        self._behind = False
+
+    Claims._restore = forget

@@ -1,0 +1,264 @@
+"""The faults of electors: names follow the research's list M1 to M20, and go on after it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celery_leader.election import Candidacy, StopReason, StoredRecord, Term, Trust
+from celery_leader.election import elector as elector_module
+from celery_leader.election.elector import LeaderElector
+from celery_leader.election.observers import Observers, _Queue
+from celery_leader.election.runner import ElectorThread
+from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from tests.simulation.mutants.registry import mutant
+
+if TYPE_CHECKING:
+    from celery_leader.election import ElectionRecord
+
+
+@mutant()
+def m01_inverted_expiry() -> None:
+    """Takes over while the lease is alive, and waits when it is over."""
+
+    def is_taken(self: LeaderElector) -> bool:
+        observed = self._observed
+        if observed is None or not observed.stored.record.holder_identity:
+            return False
+        return self._clock.monotonic() - observed.since >= observed.stored.record.lease_duration
+
+    LeaderElector._is_taken = is_taken
+
+
+@mutant()
+def m02_error_is_not_found() -> None:
+    """Takes any failed read for an empty store."""
+    look = LeaderElector._look
+
+    def mistaken(self: LeaderElector) -> StoredRecord:
+        try:
+            return look(self)
+        except LockUnavailable as error:
+            raise RecordNotFound(str(error)) from error
+
+    LeaderElector._look = mistaken
+
+
+@mutant()
+def m03_renewal_without_owner() -> None:
+    """Renews whatever the store holds as long as it has a term."""
+    attempt = LeaderElector._attempt
+
+    def overwriting(self: LeaderElector) -> StoredRecord | None:
+        if self._trust:
+            stored = self.lock.get()
+            return self._write(replace(self._mine(stored.record), fencing_token=self._trust.term.fencing_token), stored)
+        return attempt(self)
+
+    LeaderElector._attempt = overwriting
+
+
+@mutant()
+def m04_renewal_without_token() -> None:
+    """Takes a record with its own name for its own term."""
+    Term.holds = lambda self, record: record.holder_identity == self.identity
+
+
+@mutant()
+def m05_flag_only_is_leader() -> None:
+    """Believes until somebody clears the flag."""
+    LeaderElector.trust = property(lambda self: self._trust)
+
+
+@mutant()
+def m06_trust_from_the_reply() -> None:
+    """Counts its trust from the end of the attempt."""
+    settle = LeaderElector._settle
+    LeaderElector._settle = lambda self, stored, started: settle(self, stored, self._clock.monotonic())
+
+
+@mutant()
+def m08_release_before_drain() -> None:
+    """Gives the lease back while guarded work runs."""
+    ElectorThread._may_give_back = lambda self: self._current_candidacy() is Candidacy.HOLD and self.elector.is_leader()
+
+
+@mutant()
+def m09_release_after_loss() -> None:
+    """Blanks the record, whoever holds it."""
+
+    def release(self: LeaderElector) -> bool:
+        stored = self.lock.get()
+        self._forget()
+        self.lock.update(stored.record.released(self._clock.utcnow()), stored)
+        return True
+
+    LeaderElector.release = release
+
+
+@mutant()
+def m11_token_starts_anew() -> None:
+    """Counts tokens from 1 when the store is empty."""
+    elector_module.next_token = lambda previous, now: previous + 1
+
+
+@mutant()
+def m12_one_shot() -> None:
+    """Never contends again after a loss."""
+    end = LeaderElector._end
+
+    def give_up(self: LeaderElector, reason: StopReason) -> None:
+        had_trust = self._trust is not None
+        end(self, reason)
+        if had_trust:
+            self._attempt = lambda: None
+
+    LeaderElector._end = give_up
+
+
+@mutant()
+def m13_exponential_backoff() -> None:
+    """Waits twice as long after each attempt that failed."""
+    step = LeaderElector.step
+
+    def backing_off(self: LeaderElector) -> float:
+        delay = step(self)
+        self._failures = 0 if self.trust else getattr(self, "_failures", 0) + 1
+        return delay * 2 ** min(self._failures, 20)
+
+    LeaderElector.step = backing_off
+
+
+@mutant()
+def m14_wall_clock_deadlines() -> None:
+    """Judges leases and trust by a clock that is set."""
+    init = LeaderElector.__init__
+
+    class WallClock:
+        def __init__(self, clock: Any) -> None:
+            self.utcnow = clock.utcnow
+
+        def monotonic(self) -> float:
+            return self.utcnow().timestamp()
+
+    def mistaken(self: LeaderElector, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self._clock = WallClock(self._clock)
+
+    LeaderElector.__init__ = mistaken
+
+
+@mutant(killer="tests/election/test_observers.py")
+def m17_unordered_callbacks() -> None:
+    """Delivers the newest call first."""
+    put = _Queue.put
+
+    def put_first(self: _Queue, method: str, args: tuple[Any, ...]) -> None:
+        put(self, method, args)
+        self._calls.reverse()
+
+    _Queue.put = put_first
+
+
+@mutant(killer="tests/election/test_observers.py")
+def m18_callback_ends_the_elector() -> None:
+    """Calls observers on the elector's own thread, and lets their errors through."""
+
+    def tell(self: Observers, method: str, *args: Any) -> None:
+        for queue in self._queues:
+            getattr(queue._observer, method)(*args)
+
+    Observers.tell = tell
+
+
+@mutant()
+def m19_own_lease() -> None:
+    """Judges another's lease by its own configuration."""
+    source = inspect.getsource(LeaderElector._is_taken)
+    assert "self._observed.stored.record.lease_duration" in source
+    is_taken = LeaderElector._is_taken
+
+    def mistaken(self: LeaderElector) -> bool:
+        if self._observed is None:
+            return is_taken(self)
+        before, stored = self._observed, self._observed.stored
+        record = replace(stored.record, lease_duration=self.config.lease_duration)
+        self._observed = replace(before, stored=replace(stored, record=record))
+        try:
+            return is_taken(self)
+        finally:
+            self._observed = before
+
+    LeaderElector._is_taken = mistaken
+
+
+@mutant()
+def m20_trust_without_a_write() -> None:
+    """Prolongs its trust whatever the store answered."""
+    attempt = LeaderElector.try_acquire_or_renew
+
+    def optimistic(self: LeaderElector) -> bool:
+        trust = self._trust
+        won = attempt(self)
+        if not won and trust and self._observed and self._is_mine(self._observed.stored.record):
+            now = self._clock.monotonic()
+            self._trust = Trust(trust.term, renewed_at=now, until=now + self.config.renew_deadline)
+        return won
+
+    LeaderElector.try_acquire_or_renew = optimistic
+
+
+@mutant()
+def m21_unknown_write_is_success() -> None:
+    """Takes a read-back that names it for the answer to its write."""
+
+    def read_back(
+        self: LeaderElector, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable
+    ) -> StoredRecord:
+        try:
+            stored = self._look()
+        except (LockUnavailable, RecordNotFound):
+            raise error from None
+        if not self._is_mine(stored.record):
+            raise error
+        return stored
+
+    LeaderElector._read_back = read_back
+
+
+@mutant()
+def m22_vanished_is_vacant() -> None:
+    """Creates the record at once when it is gone, though a lease was alive a moment ago."""
+    LeaderElector._replace_vanished = lambda self: self._write_new_term(0, None)
+
+
+@mutant()
+def m23_release_before_trust_ends() -> None:
+    """Gives the lease back, and stops believing only then."""
+
+    def release(self: LeaderElector) -> bool:
+        self._end_if_expired(self._clock.monotonic())
+        term, observed = self._term, self._observed
+        if term is None or not self._trust:
+            self._forget()
+            return False
+        try:
+            return self._write_release(term, observed.stored if observed else None)
+        finally:
+            self._forget()
+            self._tell_stopped(term, StopReason.RELEASED)
+            self._report_leader()
+
+    LeaderElector.release = release
+
+
+@mutant()
+def m24_late_answer_is_success() -> None:
+    """Begins to trust however long the answer took."""
+
+    def settle(self: LeaderElector, stored: StoredRecord, started: float) -> bool:
+        return original(self, stored, max(started, self._clock.monotonic() - self.config.renew_deadline + 0.001))
+
+    original = LeaderElector._settle
+    LeaderElector._settle = settle

@@ -1,0 +1,56 @@
+"""Every short story of two candidates (DESIGN §13)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.simulation.exhaustive import A_LEADS, Move, explore, tell
+from tests.simulation.invariants import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("begin", "steps", "rates", "states"),
+    [((), 6, (1.0, 1.0), 900), (A_LEADS, 6, (1.0, 1.0), 5000), (A_LEADS, 5, (0.85, 1.2), 1500)],
+    ids=["from the start", "a leads", "a leads and is slower"],
+)
+def test_no_short_story_breaks_a_rule(
+    begin: tuple[Move, ...], steps: int, rates: tuple[float, float], states: int
+) -> None:
+    """Whatever the order of calls, replies, losses, crashes, releases and waits."""
+    seen: Counter[str] = Counter()
+    assert explore(rates, begin, steps, seen) >= states
+    assert seen["stopped: expired"]
+    assert seen["stopped: released"]
+    if begin:
+        assert seen["takeover by expiry"]
+        assert seen["takeover by release"]
+
+
+def test_it_finds_the_shortest_story() -> None:
+    """Clocks that differ by more than lease / deadline break the promise; the story is as short as it can be."""
+    with pytest.raises(Violation, match="two trust themselves") as caught:
+        explore((0.5, 1.5), A_LEADS, 8, Counter())
+    assert len(str(caught.value).splitlines()) < 20
+
+
+def test_a_story_can_be_told_again() -> None:
+    """Moves are all there is to it."""
+    story = tell((1.0, 1.0), (*A_LEADS, ("a", "step"), ("a", "lose"), ("a", "answer")))
+    leader, follower = story.world.nodes
+    assert leader.is_leader()
+    assert not follower.is_leader()
+    story.world.close()
