@@ -132,13 +132,13 @@ class Node:
             self.world.note(self, "crashes")
         self.works = 0
         fiber, self._elector_fiber = self._elector_fiber, None
-        if fiber:
+        if fiber is not None:  # a fiber that has not begun is false
             fiber.kill()
         self._kill_beat()
 
     def _kill_beat(self) -> None:
         fiber, self._beat_fiber = self._beat_fiber, None
-        if fiber:
+        if fiber is not None:  # a fiber that has not begun is false
             fiber.kill()
 
     def stop(self, *, patience: float) -> None:

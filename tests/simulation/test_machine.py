@@ -124,8 +124,8 @@ class TestElection(ElectionMachine.TestCase):  # type: ignore[misc, name-defined
     """What hypothesis runs. The same examples each time: seeds are what `make simulate` varies."""
 
     settings = settings(
-        max_examples=60,
-        stateful_step_count=30,
+        max_examples=200,
+        stateful_step_count=40,
         deadline=None,
         derandomize=True,
         database=None,
