@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import LockUnavailable, RecordNotFound
 from celery_leader.ledger import Tick
 from tests.beat.conftest import START, Fleet, Machine
 from tests.servers import free_port
@@ -484,3 +484,38 @@ def test_the_due_time_is_the_same_on_every_machine(fleet: Fleet) -> None:
         machine.resign()
         fleet.ledger.clear()
         fleet.wall.now = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
+
+
+def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> None:
+    """Whether the ledger answered late or never: the tick is the next leader's to send."""
+    fleet.schedule = EVERY_TEN
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+
+    def too_late(*_: Any) -> None:
+        first.resign()
+        raise LockUnavailable("no answer")
+
+    with mock.patch.object(fleet.ledger, "claim", too_late):
+        first.scheduler.tick()
+    assert fleet.sent() == []
+    second.lead()
+    second.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+
+
+def test_a_ledger_that_loses_its_data_twice_stops_no_beat(fleet: Fleet) -> None:
+    """Neither between writing back and the claim, nor for longer."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    gone = mock.Mock(side_effect=RecordNotFound("lost again"))
+    with mock.patch.multiple(fleet.ledger, claim=gone, confirm=gone):
+        leader.scheduler.tick()
+    assert dues(fleet.sent()) == [10]
+    leader.tick_until_idle()
+    assert fleet.ledger._claims["ten"].sent
