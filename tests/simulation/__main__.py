@@ -20,6 +20,8 @@ from tests.simulation.world import World
 
 #: Seeds that one process runs in one go.
 CHUNK = 50
+#: After how many seeds to say how far it is.
+PROGRESS = 5000
 #: Stories that are told of a run with many violations.
 STORIES = 3
 #: After so many violations the rest has nothing new to tell.
@@ -59,8 +61,10 @@ def run(first: int, count: int) -> bool:
     violations: list[str] = []
     begun = time.monotonic()
     with multiprocessing.Pool(min(len(chunks), os.cpu_count() or 1)) as pool:
-        for witness, broken in pool.imap_unordered(run_chunk, chunks):
+        for done, (witness, broken) in enumerate(pool.imap_unordered(run_chunk, chunks), start=1):
             seen += witness
+            if done * CHUNK % PROGRESS == 0:
+                print(f"{done * CHUNK} seeds after {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
             for violation in broken:
                 violations.append(violation)
                 print(violation if len(violations) <= STORIES else violation.partition("\n")[0], flush=True)

@@ -124,7 +124,7 @@ class TestElection(ElectionMachine.TestCase):  # type: ignore[misc, name-defined
     """What hypothesis runs. The same examples each time: seeds are what `make simulate` varies."""
 
     settings = settings(
-        max_examples=200,
+        max_examples=100,
         stateful_step_count=40,
         deadline=None,
         derandomize=True,

@@ -15,8 +15,10 @@ from tests.simulation.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Two batches, for two processes.
-BATCHES = [range(500), range(500, 1000)]
+#: Batches for the processes of a test run. Each is large enough to see everything.
+BATCHES = [range(first, first + 250) for first in range(0, 1000, 250)]
+
+pytestmark = pytest.mark.timeout(400)  # of a machine that does a lot besides
 
 
 @pytest.fixture(autouse=True)
