@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from copy import copy
 from datetime import datetime, timedelta
@@ -136,7 +137,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
             return True
         self._term = self._outbox = None
         try:
-            claims = Claims(self._ledger, term.fencing_token)  # type: ignore[arg-type]  # there with a campaign
+            claims = Claims(self._ledger, term.fencing_token, self._monotonic)  # type: ignore[arg-type]  # there with a campaign
         except (LockUnavailable, LeadershipLost) as error:
             logger.warning("Election %r: beat can't take over yet (token %d): %s",
                            self._election, term.fencing_token, error)  # fmt: skip
@@ -414,6 +415,9 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
     @cached_property
     def _is_in_utc(self) -> bool:
         return bool(self.app.timezone.utcoffset(None) == timedelta(0))
+
+    def _monotonic(self) -> float:
+        return time.monotonic()
 
     def _now(self) -> datetime:
         now: datetime = self.app.now()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 from celery.beat import Scheduler
 
-from celery_leader.beat import scheduler as scheduler_module
+from celery_leader.beat import mixin
 from celery_leader.beat.scheduler import leader_scheduler
 from tests.simulation.fibers import VirtualEvent, current
 from tests.simulation.store_model import SimulatedLedger
@@ -58,7 +58,6 @@ class _OneNode(Scheduler):
     """Celery's scheduler of one node: no producer, and messages go to the world's broker."""
 
     producer = None
-    connection = SimpleNamespace(connection_errors=(BrokerAway,), channel_errors=())
 
     def __init__(self, *args: Any, node: Node, **kwargs: Any) -> None:
         self.node = node
@@ -71,7 +70,13 @@ class _OneNode(Scheduler):
         self.node.world.broker.publish(name, task_id, headers)
 
 
-_LeaderOneNode = leader_scheduler(_OneNode)
+class _LeaderOneNode(leader_scheduler(_OneNode)):  # type: ignore[misc]  # made at run time
+    """What a worker has in each node, on the node's own clock."""
+
+    connection = SimpleNamespace(connection_errors=(BrokerAway,), channel_errors=())
+
+    def _monotonic(self) -> float:
+        return self.node.clock.monotonic()
 
 
 class SimulatedBeat:
@@ -102,7 +107,7 @@ class SimulatedBeat:
     def _tick(self) -> float:
         node = self._node
         try:
-            delay = min(self._scheduler.tick(), scheduler_module.STANDBY_WAIT)
+            delay = min(self._scheduler.tick(), mixin.STANDBY_WAIT)
         except Exception as error:
             node.world.rules.require(False, f"{node.identity}: a tick of the beat raised {error!r}")
             raise

@@ -30,6 +30,7 @@ class BeatRules:
         self._silent: dict[tuple[Node, str], bool] = {}  # whether its last call was left without an answer
         self._claimed_under: dict[str, str] = {}  # token, by id
         self._dues: dict[str, list[datetime]] = {}  # of what was sent, by entry
+        self._unwritten: dict[tuple[str, datetime], str] = {}  # sent while the ledger was silent, by which token
         self._first_known_at: dict[str, float] = {}
         self.last_sent_at: dict[str, float] = {}
         self._taken: dict[str, set[str]] = {}  # ids that the broker took, by entry
@@ -66,6 +67,7 @@ class BeatRules:
         self._first_known_at.setdefault(entry, self._world.now)
         if new and new.task_id:
             self._claimed_under.setdefault(new.task_id, str(token))
+            self._unwritten.pop((entry, new.tick.due_at), None)
         if old and new:
             self.require(new.tick.due_at >= old.tick.due_at, "{} goes back from {} to {}", entry, old, new)
         if new and new.sent and new.task_id:
@@ -92,6 +94,8 @@ class BeatRules:
         life = node, node.identity
         if self._silent.get(life) and node.is_leader():
             self._world.witness["sent while the ledger was silent"] += 1
+            if task_id not in self._basis[life]:
+                self._unwritten[entry, datetime.fromisoformat(due)] = headers["leader_token"]
             self._basis[life].add(task_id)
         self.require(task_id in self._basis.get(life, ()), f"{node.identity} sends {entry} due at {due} unclaimed")
         trust = node.trust
@@ -115,14 +119,21 @@ class BeatRules:
         if (node.clock.utcnow() - due).total_seconds() > 2 * self._world.entries[entry]:
             witness["missed ticks became one"] += 1
         if self._world.wall_clocks_are_right and not self._world.loses_data:
-            self._check_rhythm(entry, due)
+            self._check_rhythm(entry, due, headers["leader_token"])
 
-    def _check_rhythm(self, entry: str, due: datetime) -> None:
-        """A tick is due no sooner than a period after the one before: no tick comes twice under two names."""
+    def _check_rhythm(self, entry: str, due: datetime, token: str) -> None:
+        """A tick is due no sooner than a period after the one before: no tick comes twice under two names.
+
+        Unless the one before was sent while the ledger was silent, by a leader that could not write it down in its
+        time: the next one counts from what it finds there.
+        """
         dues = self._dues.setdefault(entry, [])
         place = bisect.bisect(dues, due)
         for other in dues[max(0, place - 1) : place + 1]:
             apart = abs((due - other).total_seconds())
+            if self._unwritten.get((entry, other), token) != token:
+                self._world.witness["early after what was never written"] += 1
+                continue
             self.require(apart >= self._world.entries[entry] - EPSILON, f"{entry} is sent for {other} and for {due}")
         dues.insert(place, due)
 

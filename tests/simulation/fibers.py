@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenlet
 
-from celery_leader.beat import scheduler
+from celery_leader.beat import mixin
 from celery_leader.election import elector, runner
 
 if TYPE_CHECKING:
@@ -123,6 +123,25 @@ class VirtualEvent:
         return self._flag
 
 
+class VirtualBell:
+    """The runner's ``Bell`` among fibers: a ring ends one wait."""
+
+    def __init__(self) -> None:
+        self._rung = VirtualEvent()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    def poke(self) -> None:
+        """End waits without a reason."""
+        self._rung.poke()
+
+    def wait(self, timeout: float) -> bool:
+        rang = self._rung.wait(timeout)
+        self._rung.clear()
+        return rang
+
+
 def _monotonic() -> float:
     fiber = greenlet.getcurrent()
     return fiber.node.clock.monotonic() if isinstance(fiber, Fiber) else time.monotonic()
@@ -136,7 +155,8 @@ def virtual_time(world: World) -> Iterator[None]:
         (runner, "random", world.random),
         (elector, "os", SimpleNamespace(getpid=os.getpid().__int__)),  # asked thousands of times a second
         (runner, "DRAIN_POLL", DRAIN_POLL),
-        (scheduler, "STANDBY_WAIT", STANDBY_WAIT),
+        (runner, "LOOK_PERIOD", DRAIN_POLL),
+        (mixin, "STANDBY_WAIT", STANDBY_WAIT),
     ]
     before = [getattr(module, name) for module, name, _ in patches]
     for module, name, value in patches:

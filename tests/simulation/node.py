@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery_leader.election import Candidacy, ElectionConfig, ElectorThread, LeaderElector, StoredRecord, Term, Trust
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.beat import SimulatedBeat
-from tests.simulation.fibers import Fiber, VirtualEvent, current
+from tests.simulation.fibers import Fiber, VirtualBell, VirtualEvent, current
 from tests.simulation.store_model import SimulatedLock
 
 if TYPE_CHECKING:
@@ -41,12 +41,13 @@ class NodeClock:
 
 
 class SimulatedThread(ElectorThread):
-    """The real thread's loop, in a fiber: it sleeps on an event among fibers. A bug in a turn is not survived."""
+    """The real thread's loop, in a fiber: it sleeps on a bell among fibers. A bug in a turn is not survived."""
 
     def __init__(self, node: Node) -> None:
         super().__init__(node.elector, candidacy=lambda: node.candidacy, is_busy=node.is_busy)
         self._node = node
         self._woken = VirtualEvent()  # type: ignore[assignment]
+        self._bell = VirtualBell()  # type: ignore[assignment]
 
     def _turn(self) -> None:
         unknown_before = self._node.unknown_writes
@@ -203,7 +204,7 @@ class Node:
     def poke(self) -> None:
         """Make the elector's thread look whether it may give back, within the real one's poll."""
         thread = self.thread
-        self.world.after(self.world.random.uniform(0, 0.05), thread._woken.poke)  # type: ignore[attr-defined]
+        self.world.after(self.world.random.uniform(0, 0.05), thread._bell.poke)  # type: ignore[attr-defined]
 
     # -- waiting -------------------------------------------------------------------------------------------------
 

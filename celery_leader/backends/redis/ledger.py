@@ -106,7 +106,7 @@ def _due(claim: Claim) -> str:
 
 
 def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str]]:
-    """Return the script's arguments for *claims*, so many at a time: each one's field, and what *encode* makes of it."""
+    """Return the script's arguments for *claims*, so many at a time: each one's field and what *encode* makes of it."""
     iterator = iter(claims)
     while batch := list(islice(iterator, _BATCH)):
         yield [part for claim in batch for part in (f"{_FIELD}{claim.tick.entry}", encode(claim))]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery_leader.backends.memory import MemoryLedger
-from celery_leader.beat import scheduler
+from celery_leader.beat import runs
 from celery_leader.beat.claims import Claims
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.mutants.registry import mutant
@@ -96,7 +96,7 @@ def m16f_every_term_starts_afresh() -> None:
 @mutant()
 def m16g_an_id_for_each_message() -> None:
     """Gives a tick another id each time that it is sent."""
-    scheduler.task_id = lambda app_name, tick: str(uuid4())
+    runs.task_id = lambda app_name, tick: str(uuid4())
 
 
 @mutant()

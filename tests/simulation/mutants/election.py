@@ -6,7 +6,7 @@ import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery_leader.election import Candidacy, StopReason, StoredRecord, Term, Trust
+from celery_leader.election import StopReason, StoredRecord, Term, Trust
 from celery_leader.election import elector as elector_module
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.observers import Observers, _Queue
@@ -81,7 +81,12 @@ def m06_trust_from_the_reply() -> None:
 @mutant()
 def m08_release_before_drain() -> None:
     """Gives the lease back while guarded work runs."""
-    ElectorThread._may_give_back = lambda self: self._current_candidacy() is Candidacy.HOLD and self.elector.is_leader()
+    init = ElectorThread.__init__
+
+    def careless(self: ElectorThread, *args: Any, **options: Any) -> None:
+        init(self, *args, **{**options, "is_busy": lambda: False})
+
+    ElectorThread.__init__ = careless
 
 
 @mutant()
@@ -175,22 +180,22 @@ def m18_callback_ends_the_elector() -> None:
 @mutant()
 def m19_own_lease() -> None:
     """Judges another's lease by its own configuration."""
-    source = inspect.getsource(LeaderElector._is_taken)
+    source = inspect.getsource(LeaderElector._lease_left)
     assert "self._observed.stored.record.lease_duration" in source
-    is_taken = LeaderElector._is_taken
+    lease_left = LeaderElector._lease_left
 
-    def mistaken(self: LeaderElector) -> bool:
+    def mistaken(self: LeaderElector) -> float:
         if self._observed is None:
-            return is_taken(self)
+            return lease_left(self)
         before, stored = self._observed, self._observed.stored
         record = replace(stored.record, lease_duration=self.config.lease_duration)
         self._observed = replace(before, stored=replace(stored, record=record))
         try:
-            return is_taken(self)
+            return lease_left(self)
         finally:
             self._observed = before
 
-    LeaderElector._is_taken = mistaken
+    LeaderElector._lease_left = mistaken
 
 
 @mutant()
@@ -262,3 +267,22 @@ def m24_late_answer_is_success() -> None:
 
     original = LeaderElector._settle
     LeaderElector._settle = settle
+
+
+@mutant(killer="tests/election/test_resign.py")
+def m25_resignation_without_a_term() -> None:
+    """Ends whatever term is current when it is looked at."""
+    resign = ElectorThread.resign
+
+    class Everything(set[Any]):
+        def __contains__(self, term: object) -> bool:
+            return True
+
+        def clear(self) -> None:
+            pass
+
+    def resign_from_any(self: ElectorThread) -> None:
+        resign(self)
+        self._resigned = Everything()
+
+    ElectorThread.resign = resign_from_any
