@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery_leader.app import setup
     from celery_leader.leadership.state import current_term, fencing_token, get_leader, is_leader
-    from celery_leader.tasks import leader_only
+    from celery_leader.tasks import leader_only, once_per_tick
 
 __version__ = "0.1.0"
 
-__all__ = ["current_term", "fencing_token", "get_leader", "is_leader", "leader_only", "setup"]
+__all__ = ["current_term", "fencing_token", "get_leader", "is_leader", "leader_only", "once_per_tick", "setup"]
 
 _HOMES = {
     "setup": "celery_leader.app",
@@ -24,6 +24,7 @@ _HOMES = {
     "get_leader": "celery_leader.leadership.state",
     "is_leader": "celery_leader.leadership.state",
     "leader_only": "celery_leader.tasks",
+    "once_per_tick": "celery_leader.tasks",
 }
 
 

@@ -40,6 +40,7 @@ class LeaderSettings:
     beat_scheduler: str = "celery.beat:Scheduler"
     beat_catch_up: str = "latest"
     beat_catch_up_window: float = 3600.0
+    tick_retention: float = 604_800.0
     queue_prefix: str = "celery-leader."
     require_ready: bool = True
     eligible: bool = True
@@ -214,6 +215,7 @@ _CHECKS = {
     "beat_scheduler": _text,
     "beat_catch_up": _policy,
     "beat_catch_up_window": _positive_seconds,
+    "tick_retention": _positive_seconds,
     "queue_prefix": _text,
     "require_ready": _flag,
     "eligible": _flag,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from celery_leader.backends.effects import Effects
 from celery_leader.election import Lock
 from celery_leader.ledger import Ledger
 
@@ -17,6 +18,10 @@ class Backend(Protocol):
 
     def ledger(self, election: str) -> Ledger:
         """Return the place of the election's claims."""
+        ...
+
+    def effects(self) -> Effects:
+        """Return the place where consumers note which ticks were done, whichever election sent them."""
         ...
 
     def check(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from celery_leader.backends.effects import Admission
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
 from celery_leader.ledger import Claim
@@ -155,6 +157,55 @@ class MemoryLedger:
         return True
 
 
+class MemoryEffects:
+    """Claims and notes behind a mutex."""
+
+    _DONE = ""  # in an owner's place
+    _PRUNED_EACH = 60.0
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._mutex = threading.Lock()
+        self._known: dict[str, tuple[str, float]] = {}  # by task id: owner, and until when
+        self._prune_at = 0.0
+
+    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+        """See :meth:`celery_leader.backends.Effects.begin`."""
+        with self._mutex:
+            held, until = self._look(task_id)
+            if held == self._DONE:
+                return Admission(is_done=True)
+            if held not in (None, owner):
+                return Admission(wait=until - time.monotonic())
+            self._known[task_id] = (owner, time.monotonic() + seconds)
+            return Admission(may_run=True)
+
+    def done(self, task_id: str, owner: str, seconds: float) -> bool:
+        """See :meth:`celery_leader.backends.Effects.done`."""
+        with self._mutex:
+            held, _ = self._look(task_id)
+            self._known[task_id] = (self._DONE, time.monotonic() + seconds)
+            return held == owner
+
+    def release(self, task_id: str, owner: str) -> None:
+        """See :meth:`celery_leader.backends.Effects.release`."""
+        with self._mutex:
+            if self._look(task_id)[0] == owner:
+                del self._known[task_id]
+
+    def close(self) -> None:
+        """See :meth:`celery_leader.backends.Effects.close`."""
+
+    def _look(self, task_id: str) -> tuple[str | None, float]:
+        """Return who has *task_id* until when, None for nobody; forget now and then what has ended."""
+        now = time.monotonic()
+        if now >= self._prune_at:
+            self._known = {known: entry for known, entry in self._known.items() if entry[1] > now}
+            self._prune_at = now + self._PRUNED_EACH
+        held, until = self._known.get(task_id, (None, now))
+        return (held, until) if until > now else (None, now)
+
+
 class MemoryBackend:
     """Locks and ledgers that live as long as this object."""
 
@@ -164,6 +215,7 @@ class MemoryBackend:
         self._mutex = threading.Lock()
         self._locks: dict[str, MemoryLock] = {}
         self._ledgers: dict[str, MemoryLedger] = {}
+        self._effects = MemoryEffects()
 
     def lock(self, election: str) -> MemoryLock:
         """See :meth:`celery_leader.backends.Backend.lock`."""
@@ -174,6 +226,10 @@ class MemoryBackend:
         """See :meth:`celery_leader.backends.Backend.ledger`."""
         with self._mutex:
             return self._ledgers.setdefault(election, MemoryLedger(election))
+
+    def effects(self) -> MemoryEffects:
+        """See :meth:`celery_leader.backends.Backend.effects`."""
+        return self._effects
 
     def check(self) -> None:
         """See :meth:`celery_leader.backends.Backend.check`."""

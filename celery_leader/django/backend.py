@@ -14,6 +14,7 @@ from celery_leader.exceptions import ConfigurationError
 # Models can't be imported before Django is set up, and the modules below import them: hence the imports in functions.
 if TYPE_CHECKING:
     from celery_leader.django.connection import OwnConnection
+    from celery_leader.django.effects import DjangoEffects
     from celery_leader.django.ledger import DjangoLedger
     from celery_leader.django.lock import DjangoLock
 
@@ -90,6 +91,12 @@ class DjangoBackend:
         from celery_leader.django.ledger import DjangoLedger
 
         return DjangoLedger(self._connection(), self._row(election), election)
+
+    def effects(self) -> DjangoEffects:
+        """See :meth:`celery_leader.backends.Backend.effects`."""
+        from celery_leader.django.effects import DjangoEffects
+
+        return DjangoEffects(self._connection(), self._prefix)
 
     def check(self) -> None:
         """See :meth:`celery_leader.backends.Backend.check`."""

@@ -113,6 +113,30 @@ class LedgerTerm(models.Model):
         return f"{self.election}: {self.token}"
 
 
+class TickEffect(models.Model):
+    """What became of a tick at its consumers; see :class:`celery_leader.backends.Effects`."""
+
+    tick = ExactCharField(
+        _("tick"), max_length=ELECTION_LENGTH, primary_key=True, help_text=_("The id of its task, after the prefix.")
+    )
+    owner = models.CharField(_("owner"), max_length=32, help_text=_("The delivery that runs it, or has run it."))
+    done = models.BooleanField(_("done"), default=False)
+    ends_at = UtcDateTimeField(
+        _("ends"), db_index=True, help_text=_("When the claim or the note ends, by the database's clock.")
+    )
+
+    class Meta:
+        """Names."""
+
+        verbose_name = _("effect of a tick")
+        verbose_name_plural = _("effects of ticks")
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        """Return the tick and what became of it."""
+        return f"{self.tick}: {'done' if self.done else 'claimed'}"
+
+
 class PeriodicRun(models.Model):
     """The last claim of a periodic entry; see :class:`celery_leader.ledger.Claim`."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from celery_leader.backends import open_backend
-from celery_leader.backends.memory import MemoryBackend, MemoryLedger, MemoryLock
+from celery_leader.backends.memory import MemoryBackend, MemoryEffects, MemoryLedger, MemoryLock
 from celery_leader.testing import LedgerContract, LockContract
+from tests.once_contract import OnceContract
 
 
 class TestMemoryLock(LockContract):
@@ -34,6 +35,17 @@ class TestMemoryLedger(LedgerContract):
 
     def lose_data(self) -> None:
         self.backend.ledger("default").clear()
+
+
+class TestMemoryEffects(OnceContract):
+    """MemoryEffects."""
+
+    @pytest.fixture(autouse=True)
+    def _backend(self) -> None:
+        self.backend = MemoryBackend()
+
+    def make_effects(self) -> MemoryEffects:
+        return self.backend.effects()
 
 
 def test_unnamed_memory_is_private_and_named_memory_is_shared() -> None:

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from celery_leader.backends import open_backend
-from celery_leader.django.models import Election, Fence, LedgerTerm, PeriodicRun
+from celery_leader.django.models import Election, Fence, LedgerTerm, PeriodicRun, TickEffect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,7 +98,7 @@ def server_alias(request: pytest.FixtureRequest) -> str:
 
 
 def _emptied(alias: str) -> str:
-    for model in (Election, Fence, LedgerTerm, PeriodicRun):
+    for model in (Election, Fence, LedgerTerm, PeriodicRun, TickEffect):
         model.objects.using(alias).all().delete()
     return alias
 
@@ -110,7 +110,7 @@ def backend_of() -> Iterator[Callable[..., DjangoBackend]]:
 
         def make(alias: str, **settings: Any) -> Any:
             backend = open_backend(f"django-db://{alias}", **settings)
-            for kind in ("lock", "ledger"):
+            for kind in ("lock", "ledger", "effects"):
                 setattr(backend, kind, _closing(getattr(backend, kind), stack))
             return backend
 
@@ -149,9 +149,10 @@ def race(locks: list[Any], seen: StoredRecord) -> list[Any]:
     return outcomes
 
 
-def _closing(make: Callable[[str], Any], stack: ExitStack) -> Callable[[str], Any]:
-    def make_and_remember(election: str = "default") -> Any:
-        made = make(election)
+def _closing(make: Callable[..., Any], stack: ExitStack) -> Callable[..., Any]:
+    def make_and_remember(*elections: str) -> Any:
+        names = elections if make.__name__ == "effects" else elections or ("default",)
+        made = make(*names)
         stack.callback(made.close)
         return made
 

@@ -13,9 +13,12 @@ from celery_leader.django.models import LedgerTerm, PeriodicRun
 from celery_leader.testing import LedgerContract, LockContract, NetworkedLedgerContract, NetworkedLockContract
 from tests.django.conftest import variant
 from tests.django.elsewhere import make_there
+from tests.once_contract import OnceContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from celery_leader.django.effects import DjangoEffects
 
 PREFIX = "proj"
 
@@ -98,3 +101,14 @@ class TestDjangoLedgerOverNetwork(OverNetwork, NetworkedLedgerContract):
 
     made_kind = "ledger"
     make_ledger, make_ledger_through = OverNetwork.make, OverNetwork.make_through
+
+
+class TestDjangoEffects(OnceContract):
+    """DjangoEffects."""
+
+    @pytest.fixture(autouse=True)
+    def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
+        self.backend = backend_of(alias, prefix=PREFIX)
+
+    def make_effects(self) -> DjangoEffects:
+        return self.backend.effects()

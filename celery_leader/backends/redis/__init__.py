@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery_leader.backends.redis.client import RedisClient
+from celery_leader.backends.redis.effects import RedisEffects
 from celery_leader.backends.redis.ledger import RedisLedger
 from celery_leader.backends.redis.lock import RedisLock
 from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import LockUnavailable
 
-__all__ = ["RedisBackend", "RedisLedger", "RedisLock", "open_redis"]
+__all__ = ["RedisBackend", "RedisEffects", "RedisLedger", "RedisLock", "open_redis"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class RedisBackend:
     def ledger(self, election: str) -> RedisLedger:
         """See :meth:`celery_leader.backends.Backend.ledger`."""
         return RedisLedger(RedisClient(self._place), election, *self._keys(election, "ledger"))
+
+    def effects(self) -> RedisEffects:
+        """See :meth:`celery_leader.backends.Backend.effects`."""
+        return RedisEffects(RedisClient(self._place), f"{self._prefix}:once:")
 
     def _keys(self, election: str, *names: str) -> list[str]:
         # In a cluster the part in braces alone decides where a key lives: all keys of an election live together.

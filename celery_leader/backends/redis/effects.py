@@ -1,0 +1,46 @@
+"""What became of ticks at their consumers, a key each."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from celery_leader.backends.effects import Admission
+from celery_leader.backends.redis.client import RedisClient
+
+
+class RedisEffects:
+    """Keys that end by themselves.
+
+    A server with a policy of ``volatile-*`` that runs out of memory evicts them before their time; a tick that is
+    delivered again after that runs again.
+    """
+
+    def __init__(self, client: RedisClient, prefix: str) -> None:
+        """Use the keys that begin with *prefix*."""
+        self._client = client
+        self._prefix = prefix
+
+    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+        """See :meth:`celery_leader.backends.Effects.begin`."""
+        outcome, *rest = self._run("begin", task_id, owner, seconds)
+        if outcome == "busy":
+            return Admission(wait=max(0, int(rest[0])) / 1000)
+        return Admission(may_run=outcome == "begun", is_done=outcome == "done")
+
+    def done(self, task_id: str, owner: str, seconds: float) -> bool:
+        """See :meth:`celery_leader.backends.Effects.done`."""
+        return bool(self._run("done", task_id, owner, seconds)[0] == "held")
+
+    def release(self, task_id: str, owner: str) -> None:
+        """See :meth:`celery_leader.backends.Effects.release`."""
+        self._run("release", task_id, owner)
+
+    def close(self) -> None:
+        """See :meth:`celery_leader.backends.Effects.close`."""
+        self._client.close()
+
+    def _run(self, verb: str, task_id: str, owner: str, seconds: float = 0.0) -> list[Any]:
+        milliseconds = str(max(1, math.ceil(seconds * 1000)))
+        outcome, *rest = self._client.run("effects", [f"{self._prefix}{task_id}"], [verb, owner, milliseconds])
+        return [outcome.decode() if isinstance(outcome, bytes) else outcome, *rest]

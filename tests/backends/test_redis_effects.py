@@ -1,0 +1,83 @@
+"""What became of ticks, in a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from celery_leader.backends import open_backend
+from celery_leader.backends.redis import RedisEffects
+from celery_leader.exceptions import LockUnavailable, RecordDamaged
+from tests.once_contract import LONG, TICK, OnceContract
+from tests.servers import RedisServer
+
+pytestmark = pytest.mark.redis
+
+KEY = f"proj:once:{TICK}"
+
+
+@pytest.fixture
+def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """A client for what other programs do, on an empty server."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def effects(redis_server: RedisServer, raw: redis.Redis) -> Iterator[RedisEffects]:
+    """One object."""
+    effects = open_backend(redis_server.url, prefix="proj").effects()
+    assert isinstance(effects, RedisEffects)
+    yield effects
+    effects.close()
+
+
+@pytest.mark.usefixtures("raw")
+class TestRedisEffects(OnceContract):
+    """RedisEffects."""
+
+    @pytest.fixture(autouse=True)
+    def _backend(self, redis_server: RedisServer) -> Iterator[None]:
+        self.backend = open_backend(redis_server.url)
+        self.made: list[RedisEffects] = []
+        yield
+        for effects in self.made:
+            effects.close()
+
+    def make_effects(self) -> RedisEffects:
+        self.made.append(self.backend.effects())
+        return self.made[-1]
+
+
+def test_a_key_a_tick_that_ends_by_itself(effects: RedisEffects, raw: redis.Redis) -> None:
+    """Named after the prefix and the task's id; the server forgets it in time."""
+    effects.begin(TICK, "a", 60)
+    assert 0 < raw.pttl(KEY) <= 60_000
+    effects.done(TICK, "a", 600)
+    assert raw.get(KEY) == b"done"
+    assert 60_000 < raw.pttl(KEY) <= 600_000
+    assert raw.keys() == [KEY.encode()]
+
+
+def test_a_key_of_somebody_else_is_left_alone(effects: RedisEffects, raw: redis.Redis) -> None:
+    """The message names it."""
+    raw.lpush(KEY, "x")
+    for call in (lambda: effects.begin(TICK, "a", LONG), lambda: effects.done(TICK, "a", LONG)):
+        with pytest.raises(RecordDamaged, match=f"proj:once:{TICK}"):
+            call()
+    assert raw.lrange(KEY, 0, -1) == [b"x"]
+
+
+def test_a_server_that_is_away_gives_no_answer() -> None:
+    """Neither "may run" nor "done"."""
+    with RedisServer() as server:
+        effects = open_backend(server.url, timeout=0.5).effects()
+        effects.begin(TICK, "a", LONG)
+        server.stop()
+        with pytest.raises(LockUnavailable):
+            effects.begin(TICK, "b", LONG)
+        server.start()
+        effects.close()
