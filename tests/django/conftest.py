@@ -110,8 +110,9 @@ def backend_of() -> Iterator[Callable[..., DjangoBackend]]:
 
         def make(alias: str, **settings: Any) -> Any:
             backend = open_backend(f"django-db://{alias}", **settings)
-            for kind in ("lock", "ledger", "effects"):
-                setattr(backend, kind, _closing(getattr(backend, kind), stack))
+            for kind in ("lock", "ledger"):
+                setattr(backend, kind, _closing(getattr(backend, kind), stack, "default"))
+            backend.effects = _closing(backend.effects, stack)  # type: ignore[method-assign]
             return backend
 
         yield make
@@ -149,10 +150,9 @@ def race(locks: list[Any], seen: StoredRecord) -> list[Any]:
     return outcomes
 
 
-def _closing(make: Callable[..., Any], stack: ExitStack) -> Callable[..., Any]:
-    def make_and_remember(*elections: str) -> Any:
-        names = elections if make.__name__ == "effects" else elections or ("default",)
-        made = make(*names)
+def _closing(make: Callable[..., Any], stack: ExitStack, *default: str) -> Callable[..., Any]:
+    def make_and_remember(*election: str) -> Any:
+        made = make(*(election or default))
         stack.callback(made.close)
         return made
 

@@ -17,7 +17,7 @@ from celery.schedules import crontab
 from celery.signals import after_task_publish, before_task_publish
 
 import celery_leader
-from celery_leader import leader_only
+from celery_leader import leader_only, once_per_tick
 from celery_leader.election.clock import boot_time_ns
 from celery_leader.leadership.cell import Cell
 
@@ -78,6 +78,19 @@ def guarded(number: int, seconds: float = 0.0) -> None:
     log("guarded-start", number=number, leads=celery_leader.is_leader(), token=celery_leader.fencing_token())
     time.sleep(seconds)
     log("guarded-end", number=number)
+
+
+def have_an_effect(seconds: float) -> None:
+    """Have it at the end, after some time."""
+    log("once-start", id=current_task.request.id)
+    time.sleep(seconds)
+    log("effect", id=current_task.request.id)
+
+
+once = app.task(name="chaos_project.once", acks_late=True)(once_per_tick(have_an_effect))
+# A message that was acknowledged can't go back.
+once_early = app.task(name="chaos_project.once_early")(once_per_tick(have_an_effect))
+once_briefly = app.task(name="chaos_project.once_briefly", acks_late=True)(once_per_tick(timeout=4)(have_an_effect))
 
 
 @app.task

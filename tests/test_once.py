@@ -1,0 +1,479 @@
+"""``@once_per_tick``: which messages it guards, and what becomes of one that is delivered again."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+from celery.app.trace import build_tracer
+from celery.exceptions import Ignore, Reject
+
+import celery_leader
+from celery_leader import leader_only, once_per_tick
+from celery_leader.backends.memory import MemoryEffects
+from celery_leader.beat.runs import DUE_HEADER
+from celery_leader.beat.ticks import task_id
+from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
+from celery_leader.leadership import effects as guards
+from celery_leader.leadership.effects import guard_of
+from celery_leader.ledger import Tick
+from celery_leader.tasks import leader_queue
+from celery_leader.testing import forced_leader
+from tests.once_contract import race
+
+DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
+TICK = task_id("proj", Tick("default", "invoices", DUE))
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app, wired, on a broker and a store in memory."""
+    app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://")
+    celery_leader.setup(app)
+    for queue in ("celery", "mine"):  # memory is one for all apps
+        taken(app, queue)
+    yield app
+    app.AsyncResult(TICK).forget()
+    app.close()
+
+
+@pytest.fixture
+def effects(app: Celery) -> MemoryEffects:
+    """What the app's store knows of ticks."""
+    store = guard_of(app)._effects
+    assert isinstance(store, MemoryEffects)
+    return store
+
+
+class Runs:
+    """A task that counts its runs, and does what the test wants of it."""
+
+    def __init__(self, app: Celery, act: Callable[[], Any] = lambda: "ran", **options: Any) -> None:
+        """Make it."""
+        self.count = 0
+        guard = options.pop("guard", once_per_tick)
+
+        def run() -> Any:
+            self.count += 1
+            return act()
+
+        self.task: Task = app.task(name="invoices", shared=False, **options)(guard(run))
+        app.finalize()
+
+
+def deliver(task: Task, *, id: str = TICK, queue: str = "celery", **request: Any) -> Any:  # noqa: A002
+    """Run *task* as a pool child does, with a tick's message; return its trace's info, None for a success."""
+    request = {
+        "id": id, "task": task.name, "args": (), "kwargs": {}, "is_eager": False, "called_directly": False,
+        "delivery_info": {"exchange": queue, "routing_key": queue}, "headers": {DUE_HEADER: DUE.isoformat()},
+        **request,
+    }  # fmt: skip
+    return build_tracer(task.name, task, app=task.app)(id, (), {}, request).info
+
+
+def taken(app: Celery, name: str = "celery") -> list[Any]:
+    """Take all messages from the queue *name*."""
+    messages = []
+    with app.connection() as connection:
+        channel = connection.default_channel
+        app.amqp.Queues(None, create_missing=True)[name](channel).declare()
+        while message := channel.basic_get(name, no_ack=True):
+            messages.append(message)
+    return messages
+
+
+def is_dropped(info: Any) -> bool:
+    """Whether the message is acknowledged, and nothing else done about it."""
+    return isinstance(info.retval, Ignore) and not isinstance(info.retval, Reject)
+
+
+def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """The second message is dropped, and the state of the task stays what the first left."""
+    runs = Runs(app)
+    assert deliver(runs.task) is None
+    with caplog.at_level(logging.INFO, "celery_leader.tasks"):
+        assert is_dropped(deliver(runs.task))
+    assert runs.count == 1
+    assert f"invoices[{TICK}] dropped: this tick was done" in caplog.text
+    assert (app.AsyncResult(TICK).state, app.AsyncResult(TICK).result) == ("SUCCESS", "ran")
+    assert taken(app) == []
+
+
+def test_another_tick_runs(app: Celery) -> None:
+    """Its id is another."""
+    runs = Runs(app)
+    deliver(runs.task)
+    deliver(runs.task, id=task_id("proj", Tick("default", "invoices", DUE.replace(hour=10))))
+    assert runs.count == 2
+
+
+@pytest.mark.parametrize(
+    "request_", [{"headers": None}, {"headers": {}}, {"id": str(uuid.uuid4())}, {"id": "mine"}], ids=str
+)
+def test_messages_that_are_no_ticks_just_run(app: Celery, request_: dict[str, Any]) -> None:
+    """Without the header, or with an id that nobody computed: a task that hands headers on makes no ticks."""
+    runs = Runs(app)
+    for _ in range(2):
+        assert deliver(runs.task, **request_) is None
+    assert runs.count == 2
+
+
+def test_direct_calls_and_eager_ones_just_run(app: Celery) -> None:
+    """With the very id and header of a tick, too."""
+    runs = Runs(app)
+    deliver(runs.task)
+    assert runs.task() == "ran"
+    assert runs.task.apply(task_id=TICK, headers={DUE_HEADER: DUE.isoformat()}).get() == "ran"
+    assert runs.count == 3
+
+
+def test_a_guarded_function_called_by_another_tick_just_runs(app: Celery) -> None:
+    """It is that task's business then."""
+    runs = Runs(app)
+
+    @app.task(name="outer", shared=False)
+    @once_per_tick
+    def outer() -> str:
+        return str(runs.task.run())
+
+    deliver(app.tasks["outer"])
+    assert app.AsyncResult(TICK).result == "ran"
+    assert deliver(runs.task, id=TICK.replace(TICK[0], "0", 1)) is None
+
+
+def test_a_tick_that_failed_runs_again(app: Celery) -> None:
+    """It gave its claim back; when it succeeds, that is that."""
+    outcomes: list[Any] = [ValueError("no"), SystemExit(), "ran", "twice"]
+
+    def act() -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    runs = Runs(app, act)
+    assert deliver(runs.task).state == "FAILURE"
+    with pytest.raises(SystemExit):
+        deliver(runs.task)
+    assert deliver(runs.task) is None
+    assert is_dropped(deliver(runs.task))
+    assert outcomes == ["twice"]
+
+
+def test_a_retry_runs(app: Celery) -> None:
+    """Its message is a tick's, with the same id."""
+    failing = [True]
+
+    def act() -> None:
+        if failing[0]:
+            raise OSError("away")
+
+    runs = Runs(app, act, autoretry_for=(OSError,), default_retry_delay=0)
+    assert deliver(runs.task).state == "RETRY"
+    (message,) = taken(app)
+    assert (message.headers["id"], message.headers["retries"]) == (TICK, 1)
+    assert message.headers[DUE_HEADER] == DUE.isoformat()
+    failing[0] = False
+    assert deliver(runs.task, retries=1) is None
+    assert is_dropped(deliver(runs.task))
+    assert runs.count == 2
+
+
+def test_a_task_that_ignores_itself_is_done(app: Celery) -> None:
+    """One that put another in its place, say."""
+
+    def act() -> None:
+        raise Ignore
+
+    runs = Runs(app, act)
+    for _ in range(2):
+        assert is_dropped(deliver(runs.task))
+    assert runs.count == 1
+
+
+def test_a_task_that_gives_its_message_back_is_not_done(app: Celery) -> None:
+    """The broker delivers it again, and it runs."""
+
+    def act() -> None:
+        raise Reject("later", requeue=True)
+
+    runs = Runs(app, act, acks_late=True)
+    for _ in range(2):
+        assert deliver(runs.task).state == "REJECTED"
+    assert runs.count == 2
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_delivery_beside_another_is_put_off(app: Celery, effects: MemoryEffects, acks_late: bool) -> None:
+    """By the same message, to the same queue, with a countdown; it counts as no retry."""
+    runs = Runs(app, acks_late=acks_late)
+    effects.begin(TICK, "other", 5)
+    before = datetime.now(timezone.utc)
+    assert is_dropped(deliver(runs.task, queue="mine", retries=1))
+    (message,) = taken(app, "mine")
+    assert (message.headers["id"], message.headers["retries"]) == (TICK, 1)
+    assert message.headers[DUE_HEADER] == DUE.isoformat()
+    pause = (datetime.fromisoformat(message.headers["eta"]) - before).total_seconds()
+    assert 3 < pause < 8
+    assert runs.count == 0
+    effects.release(TICK, "other")
+    assert deliver(runs.task, retries=1) is None
+    assert runs.count == 1
+
+
+def test_a_pause_is_shorter_than_the_brokers_patience(app: Celery, effects: MemoryEffects) -> None:
+    """Redis delivers again what was held longer than its visibility timeout, and each would be put off again."""
+    app.conf.broker_transport_options = {"visibility_timeout": 8}
+    effects.begin(TICK, "other", 600)
+    before = datetime.now(timezone.utc)
+    deliver(Runs(app).task)
+    (message,) = taken(app)
+    assert (datetime.fromisoformat(message.headers["eta"]) - before).total_seconds() < 5
+
+
+def test_of_many_deliveries_at_once_one_runs(app: Celery) -> None:
+    """Eight threads of a pool have the same tick; the others are put off, none is lost."""
+    runs = Runs(app)
+    results = race(8, lambda index: deliver(runs.task))
+    assert runs.count == 1
+    assert results.count(None) == 1
+    assert all(is_dropped(info) for info in results if info is not None)
+
+
+class Unavailable:
+    """A store that gives no answer to the first *count* calls of a method; what it did is known to nobody."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, effects: MemoryEffects, method: str, count: int) -> None:
+        """Let *method* fail."""
+        self.left, self._real = count, getattr(effects, method)
+        monkeypatch.setattr(effects, method, self._call, raising=False)
+
+    def _call(self, *arguments: Any) -> Any:
+        answer = self._real(*arguments)
+        if self.left:
+            self.left -= 1
+            raise LockUnavailable("store away")
+        return answer
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim had been written: it is ours."""
+    runs = Runs(app)
+    Unavailable(monkeypatch, effects, "begin", 1)
+    assert deliver(runs.task) is None
+    assert runs.count == 1
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_store_that_does_not_answer_puts_the_tick_off(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    """It is neither run blindly nor lost."""
+    runs = Runs(app, acks_late=acks_late)
+    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(LockUnavailable("store away")))
+    assert is_dropped(deliver(runs.task))
+    assert runs.count == 0
+    monkeypatch.undo()
+    (message,) = taken(app)
+    assert message.headers["id"] == TICK
+    assert deliver(runs.task) is None
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    """It goes back; if it was acknowledged and can't, the task fails for all to see."""
+    runs = Runs(app, acks_late=acks_late)
+    effects.begin(TICK, "other", 600)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        assert bool(kwargs.get("retry_policy")) is not acks_late
+        raise RuntimeError("refused")
+
+    monkeypatch.setattr(type(app), "send_task", refuse)
+    info = deliver(runs.task)
+    assert info.state == ("REJECTED" if acks_late else "FAILURE")
+    assert not acks_late or info.retval.requeue
+    assert runs.count == 0
+
+
+def test_a_tick_that_is_done_waits_for_the_store(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its effect is there; a short outage does not make it come twice."""
+    monkeypatch.setattr(guards, "PAUSE", 0.01)
+    runs = Runs(app)
+    away = Unavailable(monkeypatch, effects, "done", 3)
+    assert deliver(runs.task) is None
+    assert away.left == 0
+    assert is_dropped(deliver(runs.task))
+
+
+def test_a_tick_that_is_done_does_not_wait_for_ever(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It succeeds, and the log tells that its note is missing."""
+    monkeypatch.setattr(guards, "PATIENCE", 0.0)
+    runs = Runs(app)
+    Unavailable(monkeypatch, effects, "done", 1)
+    assert deliver(runs.task) is None
+    assert f"Tick {TICK} is done, which could not be noted" in caplog.text
+
+
+def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log tells how long the tick will wait."""
+
+    def act() -> None:
+        raise ValueError("no")
+
+    runs = Runs(app, act)
+    Unavailable(monkeypatch, effects, "release", 1)
+    assert "no" in str(deliver(runs.task).retval)
+    assert "can't be tried again before its claim has ended" in caplog.text
+
+
+def test_a_run_longer_than_its_claim_is_told_of(
+    app: Celery, effects: MemoryEffects, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another delivery may have run beside it: the claim was too short."""
+
+    def act() -> None:
+        effects._known[TICK] = ("other", effects._known[TICK][1])  # as if it had ended, and another had begun
+
+    deliver(Runs(app, act).task)
+    assert "may have run twice" in caplog.text
+    assert effects.begin(TICK, "third", 1).is_done
+
+
+@pytest.mark.parametrize(
+    ("options", "timeout", "conf", "request_", "seconds"),
+    [
+        ({}, None, None, {}, 3600),
+        ({}, None, 50, {}, 60),
+        ({"time_limit": 30}, None, 50, {}, 40),
+        ({"time_limit": 30}, None, None, {"timelimit": [20, None]}, 30),
+        ({"time_limit": 30}, 7, 50, {"timelimit": [20, None]}, 7),
+    ],
+)
+def test_a_claim_outlasts_the_task(
+    app: Celery,
+    effects: MemoryEffects,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    timeout: float | None,
+    conf: float | None,
+    request_: dict[str, Any],
+    seconds: float,
+) -> None:
+    """By 10 s, when it has a hard time limit: the message's own, the task's, or the app's. Else an hour, or as told."""
+    app.conf.task_time_limit = conf
+    claimed: list[float] = []
+    begin = effects.begin
+    monkeypatch.setattr(effects, "begin", lambda *call: claimed.append(call[2]) or begin(*call), raising=False)
+    deliver(Runs(app, guard=once_per_tick(timeout=timeout), **options).task, **request_)
+    assert claimed == [seconds]
+
+
+def test_a_store_is_asked_for_a_week(app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or as long as ``leader_tick_retention`` says."""
+    kept: list[float] = []
+    monkeypatch.setattr(effects, "done", lambda *call: kept.append(call[2]) or True, raising=False)
+    deliver(Runs(app).task)
+    assert kept == [7 * 24 * 3600]
+
+
+@pytest.mark.parametrize("leader_first", [True, False])
+def test_it_stands_above_or_below_leader_only(app: Celery, effects: MemoryEffects, leader_first: bool) -> None:
+    """A follower forwards the tick, which leaves it undone; the leader runs it, once."""
+
+    def guard(function: Callable[[], Any]) -> Callable[[], Any]:
+        return leader_only(once_per_tick(function)) if leader_first else once_per_tick(leader_only(function))
+
+    runs = Runs(app, celery_leader.fencing_token, guard=guard)
+    queue = leader_queue(app, "default").name
+    taken(app, queue)
+    assert is_dropped(deliver(runs.task))
+    assert deliver(runs.task, queue=queue).state == "REJECTED"
+    assert len(taken(app, queue)) == 1
+    assert runs.count == 0
+    with forced_leader(fencing_token=7):
+        effects.begin(TICK, "other", 600)
+        assert is_dropped(deliver(runs.task, queue=queue))
+        assert len(taken(app, queue)) == 1
+        effects.release(TICK, "other")
+        assert deliver(runs.task, queue=queue) is None
+        assert is_dropped(deliver(runs.task, queue=queue))
+    assert runs.count == 1
+    assert app.AsyncResult(TICK).result == 7
+
+
+def test_atomic_needs_a_database(app: Celery) -> None:
+    """The task fails, and says what to set; it did not run."""
+    runs = Runs(app, guard=once_per_tick(atomic=True))
+    info = deliver(runs.task)
+    assert info.state == "FAILURE"
+    assert isinstance(info.retval, ConfigurationError)
+    assert "django-db://<alias>" in str(info.retval)
+    assert runs.count == 0
+
+
+def test_a_conflict_of_the_tasks_own_is_its_failure(app: Celery) -> None:
+    """Not ours: it is not put off."""
+
+    def act() -> None:
+        raise RecordConflict("mine")
+
+    assert deliver(Runs(app, act).task).state == "FAILURE"
+    assert taken(app) == []
+
+
+def test_a_worker_without_a_store_fails_its_ticks() -> None:
+    """Waiting would not help."""
+    app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.leader_lease = 5
+    info = deliver(Runs(app).task)
+    assert isinstance(info.retval, ConfigurationError)
+    app.close()
+
+
+def test_the_signature_and_the_text_are_the_functions(app: Celery) -> None:
+    """Celery checks calls, and people read."""
+
+    @app.task(name="bound", shared=False, bind=True)
+    @once_per_tick(timeout=60)
+    def bound(self: Task, a: int, b: int = 2) -> str:
+        """Add."""
+        return f"{self.name} {a}+{b}"
+
+    app.finalize()
+    task = app.tasks["bound"]
+    assert list(inspect.signature(task.run).parameters) == ["a", "b"]
+    assert task.__doc__ == "Add."
+    assert task(1) == "bound 1+2"
+    with pytest.raises(TypeError):
+        task.delay(1, 2, 3)
+
+
+def test_the_decorator_stands_below_app_task(app: Celery) -> None:
+    """Above it there is no function to guard."""
+    with pytest.raises(ConfigurationError, match="below"):
+        once_per_tick(Runs(app).task)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), "60", True])
+def test_a_timeout_is_a_number_of_seconds(timeout: Any) -> None:
+    """With the value."""
+    with pytest.raises(ConfigurationError, match="timeout must be a positive"):
+        once_per_tick(timeout=timeout)
