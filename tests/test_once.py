@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
@@ -115,7 +114,9 @@ def test_another_tick_runs(app: Celery) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_", [{"headers": None}, {"headers": {}}, {"id": str(uuid.uuid4())}, {"id": "mine"}], ids=str
+    "request_",
+    [{"headers": None}, {"headers": {}}, {"id": "b9f7b1f0-52d5-4bb7-9d0a-2b1f3c1d7e55"}, {"id": "mine"}],
+    ids=str,
 )
 def test_messages_that_are_no_ticks_just_run(app: Celery, request_: dict[str, Any]) -> None:
     """Without the header, or with an id that nobody computed: a task that hands headers on makes no ticks."""
@@ -248,7 +249,9 @@ def test_of_many_deliveries_at_once_one_runs(app: Celery) -> None:
 
 
 class Unavailable:
-    """A store that gives no answer to the first *count* calls of a method; what it did is known to nobody."""
+    """A store that gives no answer to the first *count* calls of a method, whether it did what was asked or not."""
+
+    only_the_answer = False  # is lost
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, effects: MemoryEffects, method: str, count: int) -> None:
         """Let *method* fail."""
@@ -256,11 +259,12 @@ class Unavailable:
         monkeypatch.setattr(effects, method, self._call, raising=False)
 
     def _call(self, *arguments: Any) -> Any:
-        answer = self._real(*arguments)
-        if self.left:
-            self.left -= 1
-            raise LockUnavailable("store away")
-        return answer
+        if not self.left:
+            return self._real(*arguments)
+        self.left -= 1
+        if self.only_the_answer:
+            self._real(*arguments)
+        raise LockUnavailable("store away")
 
 
 def test_an_answer_that_was_lost_is_asked_for_again(
@@ -268,7 +272,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(
 ) -> None:
     """The claim had been written: it is ours."""
     runs = Runs(app)
-    Unavailable(monkeypatch, effects, "begin", 1)
+    Unavailable(monkeypatch, effects, "begin", 1).only_the_answer = True
     assert deliver(runs.task) is None
     assert runs.count == 1
 
@@ -330,6 +334,22 @@ def test_a_tick_that_is_done_does_not_wait_for_ever(
     assert f"Tick {TICK} is done, which could not be noted" in caplog.text
 
 
+def test_a_claim_is_given_back_by_a_second_try(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was idle while the task ran may have been cut."""
+
+    def act() -> None:
+        if runs.count == 1:
+            raise ValueError("no")
+
+    runs = Runs(app, act)
+    away = Unavailable(monkeypatch, effects, "release", 1)
+    assert deliver(runs.task).state == "FAILURE"
+    assert away.left == 0
+    assert deliver(runs.task) is None
+
+
 def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
     app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -339,7 +359,7 @@ def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
         raise ValueError("no")
 
     runs = Runs(app, act)
-    Unavailable(monkeypatch, effects, "release", 1)
+    Unavailable(monkeypatch, effects, "release", 2)
     assert "no" in str(deliver(runs.task).retval)
     assert "can't be tried again before its claim has ended" in caplog.text
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from celery_leader.backends import Admission, Effects, TransactionalEffects
@@ -16,6 +17,8 @@ from celery_leader.leadership.campaign import backend_of
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How long (seconds) a tick that was done waits for a store that does not answer, and how long between two tries.
 PATIENCE, PAUSE = 30.0, 1.0
@@ -43,11 +46,7 @@ class TickGuard:
         Raises:
             LockUnavailable: There was no answer to either.
         """
-        try:
-            return self._effects.begin(task_id, owner, seconds)
-        except LockUnavailable as error:
-            logger.debug("Tick %s: asked again, because %s", task_id, error)
-            return self._effects.begin(task_id, owner, seconds)
+        return _twice(partial(self._effects.begin, task_id, owner, seconds))
 
     @contextmanager
     def running(self, task_id: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
@@ -97,9 +96,18 @@ class TickGuard:
 
     def _release(self, task_id: str, owner: str) -> None:
         try:
-            self._effects.release(task_id, owner)
+            _twice(partial(self._effects.release, task_id, owner))
         except LockUnavailable as error:
             logger.warning("Tick %s can't be tried again before its claim has ended: %s", task_id, error)
+
+
+def _twice(call: Callable[[], T]) -> T:
+    """Return what *call* returns, tried again at once: a connection that was idle for long may have been cut."""
+    try:
+        return call()
+    except LockUnavailable as error:
+        logger.debug("Asked again, because %s", error)
+        return call()
 
 
 _guards: WeakKeyDictionary[Any, dict[int, TickGuard]] = WeakKeyDictionary()  # by app, then by process
