@@ -130,7 +130,7 @@ class TickEffect(models.Model):
 
         verbose_name = _("effect of a tick")
         verbose_name_plural = _("effects of ticks")
-        default_permissions = ("view",)
+        default_permissions = ()
 
     def __str__(self) -> str:
         """Return the tick and what became of it."""

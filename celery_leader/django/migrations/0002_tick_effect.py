@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
             options={
                 'verbose_name': 'effect of a tick',
                 'verbose_name_plural': 'effects of ticks',
-                'default_permissions': ('view',),
+                'default_permissions': (),
             },
         ),
     ]
