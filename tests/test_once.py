@@ -24,7 +24,7 @@ from celery_leader.leadership.effects import guard_of
 from celery_leader.ledger import Tick
 from celery_leader.tasks import leader_queue
 from celery_leader.testing import forced_leader
-from tests.once_contract import race
+from celery_leader.testing.contests import race
 
 DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
 TICK = task_id("proj", Tick("default", "invoices", DUE))

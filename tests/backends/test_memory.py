@@ -6,8 +6,7 @@ import pytest
 
 from celery_leader.backends import open_backend
 from celery_leader.backends.memory import MemoryBackend, MemoryEffects, MemoryLedger, MemoryLock
-from celery_leader.testing import LedgerContract, LockContract
-from tests.once_contract import OnceContract
+from celery_leader.testing import EffectsContract, LedgerContract, LockContract
 
 
 class TestMemoryLock(LockContract):
@@ -37,7 +36,7 @@ class TestMemoryLedger(LedgerContract):
         self.backend.ledger("default").clear()
 
 
-class TestMemoryEffects(OnceContract):
+class TestMemoryEffects(EffectsContract):
     """MemoryEffects."""
 
     @pytest.fixture(autouse=True)

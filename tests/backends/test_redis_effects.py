@@ -10,7 +10,7 @@ import redis
 from celery_leader.backends import open_backend
 from celery_leader.backends.redis import RedisEffects
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
-from tests.once_contract import LONG, TICK, OnceContract
+from celery_leader.testing.effects_contract import LONG, TICK, EffectsContract
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -36,7 +36,7 @@ def effects(redis_server: RedisServer, raw: redis.Redis) -> Iterator[RedisEffect
 
 
 @pytest.mark.usefixtures("raw")
-class TestRedisEffects(OnceContract):
+class TestRedisEffects(EffectsContract):
     """RedisEffects."""
 
     @pytest.fixture(autouse=True)

@@ -10,10 +10,15 @@ import pytest
 from django.db import connections
 
 from celery_leader.django.models import LedgerTerm, PeriodicRun
-from celery_leader.testing import LedgerContract, LockContract, NetworkedLedgerContract, NetworkedLockContract
+from celery_leader.testing import (
+    EffectsContract,
+    LedgerContract,
+    LockContract,
+    NetworkedLedgerContract,
+    NetworkedLockContract,
+)
 from tests.django.conftest import variant
 from tests.django.elsewhere import make_there
-from tests.once_contract import OnceContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +108,7 @@ class TestDjangoLedgerOverNetwork(OverNetwork, NetworkedLedgerContract):
     make_ledger, make_ledger_through = OverNetwork.make, OverNetwork.make_through
 
 
-class TestDjangoEffects(OnceContract):
+class TestDjangoEffects(EffectsContract):
     """DjangoEffects."""
 
     @pytest.fixture(autouse=True)

@@ -17,8 +17,9 @@ from celery_leader.django import effects as module
 from celery_leader.django.models import Fence, TickEffect
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
 from celery_leader.leadership.effects import guard_of
+from celery_leader.testing.contests import race
+from celery_leader.testing.effects_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
-from tests.once_contract import LONG, SHORT, TICK, race
 from tests.test_once import deliver, is_dropped, taken
 from tests.waiting import eventually
 

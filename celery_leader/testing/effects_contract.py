@@ -1,23 +1,19 @@
-"""What every :class:`~celery_leader.backends.Effects` must do, as tests.
-
-To be shipped beside ``LedgerContract``: a third-party store's effects pass when a subclass that overrides
-:meth:`~OnceContract.make_effects` does.
-"""
+"""What every store of effects must do."""
 
 from __future__ import annotations
 
-import threading
+import time
 from collections.abc import Callable
 
 from celery_leader.backends import Admission, Effects
-from tests.waiting import eventually
+from celery_leader.testing.contests import race
 
 TICK = "8f2c1b9e-4a57-5d7a-9d64-0a4c7c1d2e3f"
 #: A claim or note that does not end while a test runs, and one that does (seconds).
 LONG, SHORT = 600.0, 0.05
 
 
-class OnceContract:
+class EffectsContract:
     """What every :class:`~celery_leader.backends.Effects` must do."""
 
     def make_effects(self) -> Effects:
@@ -74,7 +70,7 @@ class OnceContract:
         """Its process was killed; the first to ask after that takes its place, and it is one."""
         effects = self.make_effects()
         effects.begin(TICK, "a", SHORT)
-        eventually(lambda: effects.begin(TICK, "b", LONG).may_run)
+        _until(lambda: effects.begin(TICK, "b", LONG).may_run)
         assert not effects.begin(TICK, "a", LONG).may_run
 
     def test_a_note_ends_by_itself(self) -> None:
@@ -82,13 +78,13 @@ class OnceContract:
         effects = self.make_effects()
         effects.begin(TICK, "a", LONG)
         effects.done(TICK, "a", SHORT)
-        eventually(lambda: effects.begin(TICK, "b", LONG).may_run)
+        _until(lambda: effects.begin(TICK, "b", LONG).may_run)
 
     def test_done_is_a_fact_even_when_the_claim_has_ended(self) -> None:
         """It was run to its end; that another runs it too by now is told, and its failure changes nothing."""
         effects = self.make_effects()
         effects.begin(TICK, "a", SHORT)
-        eventually(lambda: effects.begin(TICK, "b", LONG).may_run)
+        _until(lambda: effects.begin(TICK, "b", LONG).may_run)
         assert not effects.done(TICK, "a", LONG)
         effects.release(TICK, "b")
         assert effects.begin(TICK, "c", LONG).is_done
@@ -117,7 +113,7 @@ class OnceContract:
         """The worker that had it was killed."""
         every = [self.make_effects() for _ in range(8)]
         every[0].begin(TICK, "killed", SHORT)
-        eventually(lambda: every[0].begin(TICK, "probe", SHORT).may_run)
+        _until(lambda: every[0].begin(TICK, "probe", SHORT).may_run)
         owners: list[str] = []
 
         def run(index: int) -> None:
@@ -145,21 +141,9 @@ class OnceContract:
         assert effects.done(TICK, "a", LONG)
 
 
-def race(count: int, action: Callable[[int], object]) -> list[object]:
-    """Run *action* in *count* threads that start together; return what each returned or raised."""
-    barrier = threading.Barrier(count)
-    results: list[object] = [None] * count
-
-    def run(index: int) -> None:
-        barrier.wait(10)
-        try:
-            results[index] = action(index)
-        except Exception as error:  # noqa: BLE001  # the caller looks at it
-            results[index] = error
-
-    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
+def _until(condition: Callable[[], bool]) -> None:
+    """Ask again and again until *condition* holds, for ten seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not end by itself"
+        time.sleep(0.01)
