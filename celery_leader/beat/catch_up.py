@@ -78,9 +78,19 @@ def plan(entry: Any, due: datetime, now: datetime, wanted: CatchUp) -> Plan:
     if wanted.policy == "all":
         return _each(entry.schedule, due, now, wanted.window)
     latest, missed = _latest(entry.schedule, due, now)
-    if wanted.policy == "skip" and (now - latest).total_seconds() > wanted.grace:
+    if (
+        wanted.policy == "skip"
+        and (now - latest).total_seconds() > wanted.grace
+        and _recurs(entry.schedule, latest, now)
+    ):
         return Plan(None, missed + 1, last_run_at=latest)
     return Plan(latest, missed)
+
+
+def _recurs(schedule: Any, latest: datetime, now: datetime) -> bool:
+    """Return whether there is another run after *latest*: one that is all there is can't be let go for the next."""
+    following = due_after(schedule, latest, now)
+    return following is not None and following > latest
 
 
 def _each(schedule: Any, due: datetime, now: datetime, window: float) -> Plan:

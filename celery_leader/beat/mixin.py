@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -21,7 +21,7 @@ from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.runs import Planner, Run, with_options
 from celery_leader.beat.termination import Termination
-from celery_leader.beat.ticks import StoppedClocks, fingerprint, share_schedule, utc
+from celery_leader.beat.ticks import StoppedClocks, due_after, fingerprint, share_schedule, utc
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
@@ -96,7 +96,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         self._election = settings.beat_election
         self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
         self._ledger = campaign.backend.ledger(self._election) if campaign else None
-        self._planner = Planner(app.main or "", self._election, CatchUp.of(settings))
+        self._planner = Planner(app.main or "", self._election, CatchUp.of(settings), self.due_time)
         super().__init__(app, *args, lazy=lazy, **kwargs)
         if self._own_campaign:
             self._termination = Termination.install()
@@ -122,7 +122,10 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         return 0
 
     def _stand_by(self) -> None:
-        self.step_back()
+        try:
+            self.step_back()
+        except Exception:  # a beat that ended would not stand by for anybody
+            logger.exception("Election %r: beat could not put its schedule away", self._election)
         if self._candidate is None:
             return
         if self._candidate.leading.is_set():
@@ -145,7 +148,13 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         self._term = term
         self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
-        self.begin_term()
+        try:
+            self.begin_term()
+        except Exception:  # where the schedule is kept does not answer now; it is asked again
+            logger.exception("Election %r: beat can't read its schedule yet (token %d)",
+                             self._election, term.fencing_token)  # fmt: skip
+            self._term = self._outbox = None
+            return False
         logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)
         return True
 
@@ -187,6 +196,14 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
     def find_entry(self, name: str) -> Any:
         """Return the entry *name* as it is now, None when there is none."""
         return self.schedule.get(name)
+
+    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+        """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
+        return due_after(entry.schedule, entry.last_run_at, now)
+
+    def still_exist(self, names: Collection[str]) -> Collection[str]:
+        """Return which of *names*, which are not in the schedule at the moment, may come back."""
+        return ()
 
     def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
@@ -288,7 +305,8 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
             run = self._planner.run(entry, now)
             if not outbox.claim([run.claim])[0]:
                 self._was_refused(outbox, [run])
-            elif not run.claim.sent:
+                return
+            if not run.claim.sent:
                 outbox.deliver([run.claim])
             if advance:
                 self._advance(run, now)
@@ -394,8 +412,9 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         """Drop what is known of entries that went long ago."""
         waiting = {claim.tick.entry for claim in claims.unsent()}
         old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
-        if removed := [name for name in old if name not in schedule and name not in waiting]:
-            claims.drop(removed)
+        removed = {name for name in old if name not in schedule and name not in waiting}
+        if gone := removed.difference(self.still_exist(removed) if removed else ()):
+            claims.drop(sorted(gone))
 
     def add(self, **kwargs: Any) -> Any:
         """See :meth:`celery.beat.Scheduler.add`."""
@@ -432,7 +451,10 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
 
     def close(self) -> None:
         """Stop sending and give the lease back; may be called twice."""
-        super().close()
+        try:
+            super().close()
+        except Exception:  # the lease is given back in any case
+            logger.exception("Election %r: beat could not close its schedule", self._election)
         self._term = self._outbox = None
         campaign, self._own_campaign = self._own_campaign, None
         if self._ledger:

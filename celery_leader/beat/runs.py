@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery_leader.beat.broker import RETRY_POLICY
 from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION, CatchUp, plan
-from celery_leader.beat.ticks import due_after, fingerprint, task_id, utc
+from celery_leader.beat.ticks import fingerprint, task_id, utc
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
 DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
+
+_NEXT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,25 @@ class Run:
 class Planner:
     """Names the runs of one election's entries."""
 
-    def __init__(self, app_name: str, election: str, catch_up: CatchUp) -> None:
-        """Name them for the app *app_name*; *catch_up* is what entries want that say nothing else."""
+    def __init__(
+        self,
+        app_name: str,
+        election: str,
+        catch_up: CatchUp,
+        due_time: Callable[[Any, datetime], datetime | None],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            app_name: The Celery app's; part of the names.
+            election: Whose leader sends.
+            catch_up: What entries want that say nothing else.
+            due_time: Tells since when an entry has been due at a moment.
+        """
         self._app_name = app_name
         self._election = election
         self._catch_up = catch_up
+        self._due_time = due_time
         self._complained: set[str] = set()
 
     def first_sight(self, entry: Any) -> Claim:
@@ -57,8 +73,10 @@ class Planner:
     def run(self, entry: Any, now: datetime) -> Run:
         """Return the run of *entry* that is to be claimed at *now*."""
         moment = utc(now)
-        due = due_after(entry.schedule, entry.last_run_at, now)
-        made = plan(entry, min(due or moment, moment), moment, self._wanted(entry))
+        due = min(self._due_time(entry, now) or moment, moment)
+        if entry.last_run_at:  # a schedule that names one time only may be told to run again
+            due = max(due, utc(entry.last_run_at) + _NEXT)
+        made = plan(entry, due, moment, self._wanted(entry))
         let_go = made.due_at is None
         counted_from = made.last_run_at or moment
         tick = Tick(self._election, entry.name, made.due_at or counted_from)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import uuid
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from celery import schedules
@@ -32,9 +33,10 @@ def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> dateti
     if type(schedule) is schedules.schedule and not schedule.relative:
         every: timedelta = schedule.run_every
         return utc(last_run) + every  # what it would tell, in a fifth of the time
+    zone = getattr(schedule, "tz", None)  # where its hours are told; Celery before 5.7 reads them off the last run
     with StoppedClocks(now) as clocks:
         clocks.stop(schedule)
-        left = schedule.remaining_estimate(last_run)
+        left = schedule.remaining_estimate(utc(last_run).astimezone(zone) if zone else last_run)
     return None if left is None else utc(now) + left  # in UTC: local days may have 23 or 25 hours
 
 
@@ -72,13 +74,20 @@ class StoppedClocks:
 
     def __init__(self, now: datetime) -> None:
         """Stop clocks at *now*."""
+        self._moment = now
         self._now = lambda: now
         self._stopped: list[tuple[Any, Any]] = []
 
     def stop(self, schedule: Any) -> None:
         """Stop the clock of *schedule*."""
         self._stopped.append((schedule, getattr(schedule, "nowfun", None)))
-        schedule.nowfun = self._now
+        zone = getattr(schedule, "tz", None)
+        schedule.nowfun = self._now if zone is None or zone is self._moment.tzinfo else self._in_zone(zone)
+
+    def _in_zone(self, zone: tzinfo) -> Callable[[], datetime]:
+        """Return a clock that shows the moment where *zone* is: Celery before 5.7 compares its date with another."""
+        local = self._moment.astimezone(zone)
+        return lambda: local
 
     def __enter__(self) -> Self:
         """Begin."""
