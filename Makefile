@@ -20,8 +20,8 @@ STRESS ?= 60
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: ## Run everything: lint, and all tests on the lowest and the highest supported versions
-	@$(PYTHON) scripts/check.py lint tests chaos
+test: ## Run everything: lint, and all tests on the lowest and the highest supported versions, and over other schedulers
+	@$(PYTHON) scripts/check.py lint tests bases chaos
 
 test-unit: ## Run the tests that start no worker processes, on the highest versions
 	@$(PYTHON) scripts/check.py --only highest tests

@@ -1,11 +1,12 @@
 """Run the checks named, all of them even when one fails, and end with status 1 if any did.
 
-    python3 scripts/check.py [--only lowest|highest] lint tests chaos
+    python3 scripts/check.py [--only lowest|highest] lint tests bases chaos
 
-lint: ruff, mypy and import-linter, once, with the newest tools. tests: pytest without the chaos tests. chaos: those,
-which start real workers and harm them. Both run on the lowest and on the highest supported versions, one after the
-other: side by side, on two cores, they would only measure each other. pytest comes last, so that its summary closes
-the output.
+lint: ruff, mypy and import-linter, once, with the newest tools. tests: pytest without the tests of the other two. bases:
+the schedulers of other packages, led by ours, on the newest versions that these admit; django-celery-beat's on the
+lowest as well. chaos: tests that start real workers and harm them. All run on the lowest and on the highest supported
+versions, one after the other: side by side, on two cores, they would only measure each other. pytest comes last, so
+that its summary closes the output.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ LINT = {
 PYTEST = ["-m", "pytest", "-q", "--durations=5"]
 # Two processes for two cores; one more for chaos, whose tests mostly wait.
 PHASES = {
-    "tests": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not chaos"],
-    "chaos": [*PYTEST, "-n", "3", "--dist", "loadgroup", "-m", "chaos", "--timeout", "300"],
+    "tests": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not chaos and not bases"],
+    "bases": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "bases", "--ds", "tests.beat.bases.settings"],
+    "chaos": [*PYTEST, "-n", "3", "--dist", "loadgroup", "-m", "chaos and not bases", "--timeout", "300"],
 }
-
+# "highest" has no other package's scheduler, "lowest" has one.
+BASES = {"lowest": ["tests/beat/bases/test_database_scheduler.py"], "bases": ["tests/beat/bases"]}
 # What no version can change is proved once. The last -m is the one that counts.
-ONCE = {("tests", "lowest"): ["-m", "not chaos and not mutants"]}
+ONCE = {("tests", "lowest"): ["-m", "not chaos and not bases and not mutants"]}
 
 
 def prepare(script: str, *arguments: str) -> str:
@@ -58,6 +61,14 @@ def run(title: str, python: str, arguments: list[str]) -> bool:
     return status == 0
 
 
+def runs(phase: str, sets: list[str]) -> dict[str, list[str]]:
+    """The environments in which *phase* runs for these sets of versions, and pytest's arguments in each."""
+    if phase != "bases":
+        return {name: [*PHASES[phase], *ONCE.get((phase, name), [])] for name in sets}
+    names = ["bases" if name == "highest" else name for name in sets]
+    return {name: [*PHASES[phase], *BASES[name]] for name in names}
+
+
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description="Run the project's checks.")
@@ -73,11 +84,10 @@ def main() -> None:
         failed += [title for title, arguments in LINT.items() if not run(title, python, arguments)]
     if phases:
         prepare("services.py")
-        pythons = {name: prepare("environment.py", name) for name in sets}
         for phase in phases:
-            for name, python in pythons.items():
-                title = f"{phase} on the {name} versions"
-                if not run(title, python, [*PHASES[phase], *ONCE.get((phase, name), [])]):
+            for name, arguments in runs(phase, sets).items():
+                title = f"{phase} in the environment {name!r}"
+                if not run(title, prepare("environment.py", name), arguments):
                     failed.append(title)
     if failed:
         sys.exit(f"\ncheck: FAILED: {', '.join(failed)}")
