@@ -174,8 +174,11 @@ class LeaderDatabase(LeaderMixin):
         return delay
 
     def sync(self) -> None:
-        """Write last runs, all in one statement, and without the look of an edit."""
-        if not self._may_send():
+        """Write last runs, all in one statement, and without the look of an edit.
+
+        Also when the process is about to end and may send no more: the lease is not given back before the tick is over.
+        """
+        if self._candidate is None or self._term is None or self._candidate.elector.term != self._term:
             return
         names, self._dirty = self._dirty, set()
         entries = self._schedule or {}

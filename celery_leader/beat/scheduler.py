@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery.beat import PersistentScheduler, Scheduler
-from celery.utils.imports import symbol_by_name
+from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
 from celery_leader.beat.mixin import LeaderMixin
@@ -15,9 +15,9 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
     """Return a scheduler class that does what *base* does, on the leader only.
 
     Args:
-        base: A scheduler class, or its dotted path.
+        base: A scheduler class, its dotted path, or a short name that ``celery beat -S`` takes, such as ``django``.
     """
-    base_class: type[Any] = symbol_by_name(base)
+    base_class: type[Any] = symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers")))
     if issubclass(base_class, LeaderMixin):
         return base_class
     attributes = {

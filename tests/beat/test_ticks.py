@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
@@ -47,6 +48,17 @@ def test_due_is_in_utc_whatever_the_apps_timezone() -> None:
     seen = due(plan, NOON + timedelta(days=1), timezone="Asia/Kolkata")
     assert seen == datetime(2026, 11, 24, 3, 30, tzinfo=timezone.utc)
     assert seen.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Pacific/Kiritimati"])
+def test_due_does_not_depend_on_the_zone_of_the_last_run_or_of_the_clock(zone: str) -> None:
+    """A crontab's hours are those of its own zone; Celery before 5.7 reads them off what it is given."""
+    app = Celery("proj", set_as_current=False)
+    app.conf.update(timezone="Asia/Kolkata")
+    plan = crontab(minute="*/20", hour="9", app=app)
+    last_run = datetime(2026, 11, 24, 3, 30, tzinfo=timezone.utc).astimezone(ZoneInfo(zone))
+    now = datetime(2026, 11, 24, 3, 51, tzinfo=timezone.utc).astimezone(ZoneInfo(zone))
+    assert due_after(plan, last_run, now) == datetime(2026, 11, 24, 3, 50, tzinfo=timezone.utc)
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])

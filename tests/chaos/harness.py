@@ -103,9 +103,9 @@ class Fleet:
         """Start one worker, in a session of its own."""
         self._spawn(name, "worker", "-n", f"{name}@chaos", *(options or ("-c", "2")))
 
-    def start_beat(self, name: str) -> None:
+    def start_beat(self, name: str, *options: str, scheduler: str = "leader") -> None:
         """Start a beat of its own."""
-        self._spawn(name, "beat", "-S", "leader")
+        self._spawn(name, "beat", "-S", scheduler, *options)
 
     def _spawn(self, name: str, command: str, *options: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:

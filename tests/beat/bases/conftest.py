@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 
 from tests.beat.conftest import Fleet, Machine
 from tests.servers import PostgresServer
@@ -147,3 +147,34 @@ class DatabaseFleet:
                     cursor.execute(f"SELECT * FROM {connection.ops.quote_name(table)} ORDER BY 1")
                     found[table] = cursor.fetchall()
         return found
+
+
+def names(headers: list[dict[str, Any]]) -> list[str]:
+    """Return the tasks of *headers*, without their prefix."""
+    return [each["task"].removeprefix("t.") for each in headers]
+
+
+def crontab(**fields: str) -> Any:
+    """Return a crontab in the database."""
+    from django_celery_beat.models import CrontabSchedule
+
+    return CrontabSchedule.objects.create(**{"minute": "*", "hour": "*", **fields})
+
+
+@contextmanager
+def no_updates() -> Iterator[None]:
+    """Let the database refuse to change periodic tasks, as one does whose disk is full."""
+
+    def refuse(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if sql.startswith("UPDATE") and "last_run_at" in sql:
+            raise OperationalError("disk full")
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(refuse):
+        yield
+
+
+def dies_before_writing(machine: Machine) -> None:
+    """Let *machine* send and confirm, and be gone before the admin's columns are written."""
+    with no_updates():
+        machine.tick_until_idle()

@@ -63,7 +63,7 @@ class RedBeatFleet:
         """Return all that RedBeat keeps."""
         read = {"hash": self.client.hgetall, "set": self.client.smembers, "string": self.client.get,
                 "zset": lambda key: self.client.zrange(key, 0, -1, withscores=True)}  # fmt: skip
-        return {key: read[self.client.type(key)](key) for key in self.client.keys()}
+        return {key: read[self.client.type(key)](key) for key in self.client.scan_iter()}
 
 
 def _no_backoff() -> Any:
@@ -152,7 +152,7 @@ def test_its_own_lock_is_off(redbeat: RedBeatFleet) -> None:
     assert [answer for _, answer in answers if answer is not None] == []
     leader.scheduler.tick()
     assert "lock" not in leader.scheduler.info
-    assert not [key for key in redbeat.client.keys() if "lock" in key]
+    assert not [key for key in redbeat.client.scan_iter() if "lock" in key]
 
 
 def test_a_redis_that_is_away_ends_no_beat(redbeat: RedBeatFleet) -> None:

@@ -1,0 +1,121 @@
+"""Beats with django-celery-beat's schedule as real processes: one is killed, and the schedule is edited meanwhile."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
+from tests.chaos.test_faults import report
+from tests.servers import PostgresServer, RedisServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.bases, pytest.mark.postgres, pytest.mark.xdist_group("postgres"), pytest.mark.timeout(300)]
+
+#: How long (seconds) the base takes to look for edits, and a second for the tick that follows.
+TAKES_EFFECT = 5 + 1
+
+
+class DatabaseFleet(Fleet):
+    """Processes whose beats have their schedule in the database."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the processes find."""
+        return {**super().environment, "DJANGO_SETTINGS_MODULE": "tests.beat.bases.process_settings"}
+
+    def in_django(self, code: str) -> str:
+        """Run *code* where Django is set up; return what it printed."""
+        setup = "import django, json; django.setup(); from django_celery_beat.models import *\n"
+        return self._run(sys.executable, "-c", setup + code)
+
+    def add(self, name: str) -> float:
+        """Add an entry as the admin does, due each second; return in how many seconds its first tick was executed."""
+        self.in_django(
+            "every, _ = IntervalSchedule.objects.get_or_create(every=1, period='seconds')\n"
+            f"args = json.dumps(['{name}'])\n"
+            f"PeriodicTask.objects.create(name='{name}', task='chaos_project.tick', args=args, interval=every)"
+        )
+        added = time.monotonic()
+        eventually(lambda: self.evidence().ticks(name), timeout=20, what=f"a tick of {name}")
+        return time.monotonic() - added
+
+    def run_counts(self) -> dict[str, int]:
+        """Return how often each entry ran, as the admin shows it."""
+        code = "print(json.dumps(dict(PeriodicTask.objects.values_list('name', 'total_run_count'))))"
+        return dict(json.loads(self.in_django(code)))
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[DatabaseFleet]:
+    """No process yet."""
+    with RedisServer() as broker:
+        database = postgres_server.create_database(f"beats_{uuid.uuid4().hex}")
+        fleet = DatabaseFleet(tmp_path, broker, "django-db://default", database, {"leader_beat": False})
+        fleet.conf["result_expires"] = None  # or there is an entry of Celery's own
+        fleet.election = "beat"
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+
+
+def test_two_beats_on_one_schedule(fleet: DatabaseFleet) -> None:
+    """No tick twice, none lost, edits take effect whoever leads, and the admin counts what was sent."""
+    fleet.start("worker", "-P", "threads", "-c", "2")
+    for name in ("one", "two"):
+        fleet.start_beat(name, scheduler="leader-django")
+
+    killed = fleet.await_ticking_leader()
+    took_effect = [fleet.add("under the first")]
+    terms = len(fleet.evidence().terms())
+    begun = fleet.signal(killed, signal.SIGKILL)
+    fleet.await_end(killed)
+    takeovers = [fleet.await_term(terms) - begun]
+    assert fleet.await_ticking_leader() != killed
+    took_effect.append(fleet.add("under the second"))
+    fleet.start_beat(killed, scheduler="leader-django")
+    log = fleet.directory / f"{killed}.log"
+    eventually(lambda: log.read_text().count("takes part") == 2, timeout=30)
+    for name in ("one", "two"):  # one leads, one stands by
+        fleet.signal(name, signal.SIGTERM)
+        assert fleet.await_end(name) == 0
+    claimed = fleet.claimed()
+    eventually(lambda: not fleet.evidence().lost(claimed, PERIODS, LONGEST_TAKEOVER), timeout=20)
+    report(fleet, takeovers)
+    assert max(took_effect) < TAKES_EFFECT
+    assert fleet.evidence().overlaps() == []
+    assert fleet.evidence().twice() == []
+    assert fleet.evidence().repeated() <= 1  # killed between sending and confirming: sent again
+    assert fleet.evidence().unclaimed(claimed) == {}
+    assert fleet.run_counts() == claimed
+    assert takeovers[0] < LONGEST_TAKEOVER
+
+
+def test_workers_with_a_beat_read_the_same_schedule(fleet: DatabaseFleet) -> None:
+    """In a thread beside a pool whose children are forked, then in a greenlet."""
+    fleet.election = "default"
+    fleet.conf.update(leader_beat=True, leader_beat_scheduler="django")
+    fleet.start("forks", "-P", "prefork", "-c", "2")
+    fleet.await_ticking_leader()
+    fleet.start("greens", "-P", "gevent", "-c", "2")
+    took_effect = [fleet.add("under the first")]
+    logs = {name: fleet.directory / f"{name}.log" for name in ("forks", "greens")}
+    eventually(lambda: "greens@chaos ready" in logs["greens"].read_text(), timeout=30)
+    fleet.signal("forks", signal.SIGTERM)
+    assert fleet.await_end("forks") == 0
+    assert fleet.await_ticking_leader() == "greens"
+    took_effect.append(fleet.add("under the second"))
+    fleet.signal("greens", signal.SIGTERM)
+    assert fleet.await_end("greens") == 0
+    assert max(took_effect) < TAKES_EFFECT
+    assert fleet.evidence().twice() == []
+    assert fleet.run_counts() == fleet.claimed()
+    assert "Traceback" not in "".join(log.read_text() for log in logs.values())
