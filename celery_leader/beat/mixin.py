@@ -469,5 +469,9 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
 
 
 def _standalone_campaign(app: Any, settings: LeaderSettings) -> Campaign:
+    if settings.beat:
+        logger.warning("leader_beat is True, so the workers have beats: this one contends with them for %r, and while "
+                       "it leads, tasks that are reserved for the leader wait. Set leader_beat = False, or start no "
+                       "beat of its own.", settings.beat_election)  # fmt: skip
     check_backend(settings, app.main)
     return Campaign(settings, [settings.beat_election], nodename=f"beat@{gethostname()}", app_name=app.main)

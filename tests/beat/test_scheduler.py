@@ -422,6 +422,19 @@ def test_closing_twice_is_harmless() -> None:
     scheduler.close()
 
 
+@pytest.mark.parametrize("workers_have_beats", [True, False])
+def test_a_beat_of_its_own_beside_workers_with_beats_is_warned_of(
+    caplog: pytest.LogCaptureFixture, workers_have_beats: bool
+) -> None:
+    """It can win the workers' election, and is none: nobody would run what is reserved for their leader."""
+    from celery import Celery
+
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://beside", leader_beat=workers_have_beats)
+    LeaderScheduler(app=app).close()
+    assert ("start no beat of its own" in caplog.text) is workers_have_beats
+
+
 def test_a_lazy_scheduler_has_no_side_effect() -> None:
     """``celery beat`` makes one to print its banner."""
     import threading
