@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -154,6 +155,27 @@ def test_entries_of_the_settings_run_though_beats_start_more_often_than_they_are
     assert dues(sent) == [3600]
 
 
+def test_a_start_writes_no_entry_that_is_as_it_was(dcb: DatabaseFleet) -> None:
+    """Of no kind; nor does it enable what somebody disabled."""
+    from celery.schedules import crontab as celery_crontab
+
+    del dcb.fleet.conf["result_expires"]  # with the entry of Celery's own
+    dcb.fleet.schedule = {
+        "interval": {"task": "t.interval", "schedule": timedelta(minutes=5), "kwargs": {"b": 1, "a": [2]}},
+        "crontab": {"task": "t.crontab", "schedule": celery_crontab(hour="7-9", day_of_week="mon"), "args": (1, "x")},
+        "options": {"task": "t.options", "schedule": 60, "options": {"queue": "q", "priority": 3, "headers": {"h": 1}}},
+    }
+    dcb.leader()
+    dcb.fleet.wall.advance(1)
+    dcb.edit("interval", enabled=False)
+    before = dcb.tables()["django_celery_beat_periodictask"]
+    assert len(before) == 4
+    dcb.fleet.wall.advance(1)
+    leader = dcb.leader()
+    assert dcb.tables()["django_celery_beat_periodictask"] == before
+    assert "interval" not in leader.scheduler.schedule
+
+
 def test_an_edit_of_the_settings_reaches_the_database(dcb: DatabaseFleet) -> None:
     """With the next beat that starts, as it does without us."""
     dcb.fleet.schedule = {"e": {"task": "t.e", "schedule": 3600.0}}
@@ -225,7 +247,7 @@ def test_the_actions_of_the_admin(dcb: DatabaseFleet) -> None:
     assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
 
 
-def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet, settings: Any) -> None:
+def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet) -> None:
     """It warns of others; a short name it would not find."""
     from django_celery_beat.utils import is_database_scheduler
 
@@ -255,6 +277,27 @@ def test_a_connection_that_broke_ends_no_beat(dcb: DatabaseFleet, postgres_serve
         leader.scheduler.tick()
     assert names(dcb.fleet.sent()) == ["ten"]
     assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
+
+
+def test_a_project_without_time_zones(dcb: DatabaseFleet, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its database takes no times that have one."""
+    from django.utils import timezone as django_timezone
+    from django_celery_beat.schedulers import ModelEntry
+
+    settings.USE_TZ = False
+    settings.TIME_ZONE = "UTC"
+    settings.DJANGO_CELERY_BEAT_TZ_AWARE = False
+    for place in ((ModelEntry, "_default_now"), (django_timezone, "now")):
+        monkeypatch.setattr(*place, lambda *_: dcb.fleet.wall.now.replace(tzinfo=None))
+    dcb.add("ten")
+    first = dcb.leader()
+    dcb.fleet.wall.advance(10)
+    dies_before_writing(first)
+    assert dues(dcb.fleet.sent()) == [10]
+    second = dcb.leader()
+    assert dcb.ran("ten") == (dcb.fleet.wall.now.replace(tzinfo=None), 1)
+    assert dues(dcb.after(second, 10)) == [20]
+    assert dcb.ran("ten") == (dcb.fleet.wall.now.replace(tzinfo=None), 2)
 
 
 def test_a_takeover_without_a_schedule_waits_for_it(dcb: DatabaseFleet) -> None:
