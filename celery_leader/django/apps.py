@@ -17,6 +17,7 @@ class CeleryLeaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from celery_leader.django.checks import check_backend
+        from celery_leader.django.checks import check_backend, check_beat_scheduler
 
         register(check_backend)
+        register(check_beat_scheduler)

@@ -1,4 +1,4 @@
-"""System checks: what is wrong with the backend that ``CELERY_LEADER_BACKEND`` names, found before a worker starts.
+"""System checks: what is wrong with the backend and the scheduler that are named, found before a worker starts.
 
 They look at Django's settings, so they see a Celery app that is configured with ``namespace="CELERY"``. They connect
 to nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.apps import apps
 from django.apps.config import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
@@ -19,6 +20,12 @@ from celery_leader.django.options import alias_settings, is_in_memory
 from celery_leader.exceptions import ConfigurationError
 
 _SCHEME = "django-db"
+
+#: The entry points of pyproject.toml, and what they stand for.
+_SHORT_NAMES = {
+    "leader": "celery_leader.beat.scheduler:LeaderScheduler",
+    "leader-django": "celery_leader.beat.scheduler:LeaderDatabaseScheduler",
+}
 
 
 def check_backend(
@@ -45,6 +52,26 @@ def check_backend(
             )
         ]
     return [] if scheme == "memory" else _check_url(url)
+
+
+def check_beat_scheduler(
+    app_configs: Sequence[AppConfig] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return whether django-celery-beat's admin would fail on ``CELERY_BEAT_SCHEDULER``.
+
+    * ``celery_leader.W003``: it is one of our short names, which ``celery beat`` knows and that admin does not.
+    """
+    name = getattr(settings, "CELERY_BEAT_SCHEDULER", None)
+    if name not in _SHORT_NAMES or not apps.is_installed("django_celery_beat"):
+        return []
+    return [
+        Warning(
+            f"CELERY_BEAT_SCHEDULER is {name!r}, a short name that django-celery-beat's admin fails to find.",
+            hint=f'Use "{_SHORT_NAMES[name]}", or leave it out and start beats with -S {name}.',
+            id="celery_leader.W003",
+        )
+    ]
 
 
 def database_alias() -> str | None:

@@ -37,6 +37,11 @@ def test_what_works_is_silent(backend: Any, url: str) -> None:
     assert backend(url, DEBUG=True) == []
 
 
+def test_a_scheduler_without_django_celery_beat_is_no_concern(backend: Any) -> None:
+    """Its admin is what a short name is warned of for."""
+    assert backend(None, CELERY_BEAT_SCHEDULER="leader") == []
+
+
 def test_e001_alias_unknown(backend: Any) -> None:
     """The message names the alias and those that there are."""
     [(identity, text)] = backend("django-db://nowhere")

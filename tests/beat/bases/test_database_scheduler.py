@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from django.core.checks import run_checks
 from django.db import OperationalError, connection
 from django.test.client import Client
 from django.test.utils import CaptureQueriesContext
@@ -252,6 +253,21 @@ def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet) -> 
     from django_celery_beat.utils import is_database_scheduler
 
     assert is_database_scheduler("celery_leader.beat.scheduler:LeaderDatabaseScheduler")
+
+
+@pytest.mark.parametrize("name", ["leader", "leader-django"])
+def test_w003_a_short_name_that_its_admin_does_not_find(dcb: DatabaseFleet, settings: Any, name: str) -> None:
+    """Its list of tasks would be an error page; the hint names the path that works."""
+    from django_celery_beat.utils import is_database_scheduler
+
+    with pytest.raises(ImportError):
+        is_database_scheduler(name)
+    settings.CELERY_BEAT_SCHEDULER = name
+    (warning,) = [message for message in run_checks() if message.id == "celery_leader.W003"]
+    path = warning.hint.split('"')[1]
+    is_database_scheduler(path)
+    settings.CELERY_BEAT_SCHEDULER = path
+    assert "celery_leader.W003" not in [message.id for message in run_checks()]
 
 
 @on_postgres
