@@ -1,6 +1,6 @@
 -- The ledger of one election, a hash: the field "token" for the term that opened it, a field "entry:<name>" for
--- each entry's last claim. A claim is "<due>|<sent: 0 or 1>|<claimed at>|<run count>|<task id>|<schedule>"; times are
--- microseconds since the epoch.
+-- each entry's last claim. A claim is "<due>|<sent: 0 or 1>|<claimed at>|<run count>|<length of the id>|<task id><schedule>";
+-- times are microseconds since the epoch, and of id and schedule each may hold anything.
 -- Numbers stay decimal text: Lua's are doubles, and would round them.
 -- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
 -- due time), or only the fields to forget.

@@ -77,8 +77,8 @@ class RedisLedger:
         """Return the claim in *value*; one that can't be read is no claim, and the next one takes its place."""
         entry = field.removeprefix(_FIELD)
         try:
-            due, sent, claimed, run_count, task_id, schedule = value.split("|", 5)
-            due_at = _time(due)
+            due, sent, claimed, run_count, length, rest = value.split("|", 5)
+            due_at, task_id, schedule = _time(due), rest[: int(length)], rest[int(length) :]
             return Claim(
                 tick=Tick(self._election, entry, due_at),
                 task_id=task_id,
@@ -96,9 +96,9 @@ class RedisLedger:
 
 
 def _encode(claim: Claim) -> str:
-    """Return the claim as ``ledger.lua`` describes it. The schedule comes last: it may hold anything."""
-    due, claimed_at = _due(claim), _microseconds(claim.claimed_at)
-    return f"{due}|{claim.sent:d}|{claimed_at}|{claim.run_count}|{claim.task_id}|{claim.schedule}"
+    """Return the claim as ``ledger.lua`` describes it."""
+    due, claimed_at, task_id = _due(claim), _microseconds(claim.claimed_at), claim.task_id
+    return f"{due}|{claim.sent:d}|{claimed_at}|{claim.run_count}|{len(task_id)}|{task_id}{claim.schedule}"
 
 
 def _due(claim: Claim) -> str:
