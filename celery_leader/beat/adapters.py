@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.mixin import KEEP_REMOVED, STANDBY_WAIT, LeaderMixin
+from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import Outbox
 from celery_leader.beat.runs import Run
 from celery_leader.beat.ticks import utc
@@ -212,7 +212,7 @@ class LeaderRedBeat(LeaderMixin):
         """See :meth:`LeaderMixin.begin_term`; entries come and go in Redis, which nobody else would notice."""
         super().begin_term()
         if self._outbox:
-            self._prune(self._outbox.claims, (), utc(self._now()) - KEEP_REMOVED)
+            self._prune(self._outbox.claims, ())
 
     def still_exist(self, names: Collection[str]) -> Collection[str]:
         """See :meth:`LeaderMixin.still_exist`."""

@@ -19,6 +19,9 @@ class EmbeddedBeat:
 
     def __init__(self, app: Any, campaign: Campaign) -> None:
         """Prepare a scheduler of the class that ``leader_beat_scheduler`` names."""
+        # Celery 5.5 has a process consume from every queue that it sends to by name, unless it was told from which.
+        queues = app.amqp.queues
+        queues.select(list(queues.consume_from))
         scheduler_class = leader_scheduler(campaign.settings.beat_scheduler)
         self._app = app
         self._scheduler = scheduler_class(app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename)

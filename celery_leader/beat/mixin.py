@@ -5,23 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
-from copy import copy
-from datetime import datetime, timedelta
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
 
 import click
-from celery.beat import Scheduler, SchedulingError
+from celery.beat import SchedulingError
 from celery.utils.nodenames import gethostname
 
-from celery_leader.beat import broker, heap
+from celery_leader.beat import heap
+from celery_leader.beat.broker import PublisherMixin
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.runs import Planner, Run, with_options
+from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.termination import Termination
-from celery_leader.beat.ticks import StoppedClocks, due_after, fingerprint, share_schedule, utc
+from celery_leader.beat.ticks import StoppedClocks
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
@@ -32,8 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
-#: How long what is known of an entry outlives the entry: as long as a deployment may be rolled back.
-KEEP_REMOVED = timedelta(days=7)
 
 
 class BeatRefused(ConfigurationError, click.ClickException):
@@ -44,7 +43,7 @@ class BeatRefused(ConfigurationError, click.ClickException):
         click.ClickException.__init__(self, message)
 
 
-class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
+class LeaderMixin(ScheduleMixin, PublisherMixin):
     """Makes any scheduler send only while its process leads.
 
     ``tick`` is the gate: a standby's reads and writes nothing. ``populate_heap`` is where schedulers read the last
@@ -54,10 +53,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
 
     #: Whether the base scheduler ticks, and makes its heap, as Celery's does; set by ``leader_scheduler``.
     uses_heap = True
-    #: Whether the base scheduler keeps one mapping of entries, as Celery's do; set by ``leader_scheduler``.
-    keeps_its_schedule = True
     _heap: Any
-    old_schedulers: Any
 
     def __init__(self, app: Any, *args: Any, lazy: bool = False, campaign: Campaign | None = None, **kwargs: Any):
         """Prepare; a *lazy* scheduler is only asked for its description.
@@ -78,10 +74,6 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         self.counts = TickCounts()
         self._outbox: Outbox | None = None
         self._term: Term | None = None
-        self._has_schedule = False
-        self._edits = 0
-        self._schedule_seen: Any = None
-        self._schedules: dict[str, Any] = {}
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
         try:
@@ -93,6 +85,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         except ConfigurationError as error:
             raise BeatRefused(str(error)) from error
         self._settings = settings
+        self.io_timeout = settings.io_timeout
         self._election = settings.beat_election
         self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
         self._ledger = campaign.backend.ledger(self._election) if campaign else None
@@ -181,47 +174,6 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         """Send nothing until the ledger was opened again, by this term or a later one."""
         logger.warning("Election %r: beat stops sending: %s", self._election, reason)
         self._term = self._outbox = None
-
-    # -- for adapters to bases (see beat/adapters.py) --------------------------------------------------------------
-
-    def begin_term(self) -> None:
-        """Get the base ready to send; here: have it read its schedule, once."""
-        if not self._has_schedule:
-            super().setup_schedule()
-            self._has_schedule = True
-
-    def step_back(self) -> None:
-        """Give up what must not be kept while others lead. Called again and again on a standby."""
-
-    def find_entry(self, name: str) -> Any:
-        """Return the entry *name* as it is now, None when there is none."""
-        return self.schedule.get(name)
-
-    def due_time(self, entry: Any, now: datetime) -> datetime | None:
-        """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
-        return due_after(entry.schedule, entry.last_run_at, now)
-
-    def still_exist(self, names: Collection[str]) -> Collection[str]:
-        """Return which of *names*, which are not in the schedule at the moment, may come back."""
-        return ()
-
-    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
-        """Let *entry* have run at *last_run_at* for the last time."""
-        entry.last_run_at = last_run_at
-        entry.total_run_count = total_run_count
-
-    def has_new_schedule(self) -> bool:
-        """Return whether entries came, went or changed since the last question, without a look at each of them.
-
-        Celery compares all entries with a copy of theirs on each tick, which makes 10,000 of them slow. A schedule in
-        memory changes by this class's methods, or by entries that come and go. What else a base does only it can tell.
-        """
-        schedule = self.schedule
-        if not self.keeps_its_schedule:
-            before, self.old_schedulers = self.old_schedulers, copy(schedule)
-            return not self.schedules_equal(before, schedule)
-        seen, self._schedule_seen = self._schedule_seen, (id(schedule), len(schedule), self._edits)
-        return bool(seen != self._schedule_seen)
 
     # -- claim, send, confirm ------------------------------------------------------------------------------------
 
@@ -337,46 +289,28 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         if entry is None or term is None:
             return False
         try:
+            producer = self.producer
+        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
+            return self._has_failed(claim, error, is_away=True)
+        try:
             with with_options(entry, claim, term.fencing_token):
                 logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
-                super().apply_async(entry, producer=self.producer, advance=False)
-        except SchedulingError as error:
-            return self._has_failed(claim, error, error.__context__)
+                super().apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
-            return self._has_failed(claim, error, error)
+            cause = error.__context__ if isinstance(error, SchedulingError) else error
+            return self._has_failed(claim, cause, is_away=self.is_broker_away(cause))
         return True
 
-    def _has_failed(self, claim: Claim, error: Exception, cause: BaseException | None) -> bool:
+    def _has_failed(self, claim: Claim, cause: BaseException | None, *, is_away: bool) -> bool:
         """Return whether a message that could not be published is to be given up, as Celery's own beat does."""
-        if isinstance(cause, self._broker_errors):
+        self.forget_connection()  # AMQP closes a channel on which it refused something
+        if is_away:
             logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
                          claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
-            self._forget_connection()
             return False
         logger.error("%s, due at %s, can't be sent and is given up: %s",
-                     claim.tick.entry, claim.tick.due_at, error, exc_info=cause)  # fmt: skip
+                     claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
         return True
-
-    # -- the broker ----------------------------------------------------------------------------------------------
-
-    @cached_property
-    def connection(self) -> Any:
-        """The connection to publish by."""
-        return broker.connect(self.app, self._settings.io_timeout)
-
-    def _ensure_connected(self) -> Any:
-        return broker.ensure_open(self.connection)
-
-    @cached_property
-    def _broker_errors(self) -> tuple[type[BaseException], ...]:
-        return broker.errors(self.connection)
-
-    def _forget_connection(self) -> None:
-        """Let the next message have a new connection."""
-        self.__dict__.pop("producer", None)
-        if connection := self.__dict__.pop("connection", None):
-            with contextlib.suppress(*self._broker_errors):
-                connection.release()
 
     # -- the schedule --------------------------------------------------------------------------------------------
 
@@ -385,7 +319,7 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         if self._outbox:
             schedule = self.schedule
             self._know(self._outbox.claims, schedule.values())
-            self._prune(self._outbox.claims, schedule, utc(self._now()) - KEEP_REMOVED)
+            self._prune(self._outbox.claims, schedule)
         if not self.uses_heap:
             super().populate_heap(*args, **kwargs)
             return
@@ -393,54 +327,8 @@ class LeaderMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]
         with StoppedClocks(now) as clocks:
             self._heap = heap.make(self.schedule.values(), now.timestamp(), partial(self._look, clocks))
 
-    def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
-        """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
-        unknown = [entry for entry in entries if not self.recall(claims, share_schedule(entry, self._schedules))]
-        claims.start_afresh(self._planner.first_sight(entry) for entry in unknown if entry.last_run_at)
-
-    def recall(self, claims: Claims, entry: Any) -> bool:
-        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
-        claim = claims.get(entry.name)
-        if claim is None or claim.schedule != fingerprint(entry.schedule):
-            return False
-        # Celery before 5.7 reads the hours of a crontab in the time zone of the last run.
-        last_run = claim.claimed_at if self._is_in_utc else claim.claimed_at.astimezone(self.app.timezone)
-        self.set_last_run(entry, last_run, claim.run_count)
-        return True
-
-    def _prune(self, claims: Claims, schedule: Any, before: datetime) -> None:
-        """Drop what is known of entries that went long ago."""
-        waiting = {claim.tick.entry for claim in claims.unsent()}
-        old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
-        removed = {name for name in old if name not in schedule and name not in waiting}
-        if gone := removed.difference(self.still_exist(removed) if removed else ()):
-            claims.drop(sorted(gone))
-
-    def add(self, **kwargs: Any) -> Any:
-        """See :meth:`celery.beat.Scheduler.add`."""
-        self._edits += 1
-        return super().add(**kwargs)
-
-    def update_from_dict(self, dict_: Any) -> None:
-        """See :meth:`celery.beat.Scheduler.update_from_dict`."""
-        self._edits += 1
-        super().update_from_dict(dict_)
-
-    def merge_inplace(self, b: Any) -> None:
-        """See :meth:`celery.beat.Scheduler.merge_inplace`."""
-        self._edits += 1
-        super().merge_inplace(b)
-
-    @cached_property
-    def _is_in_utc(self) -> bool:
-        return bool(self.app.timezone.utcoffset(None) == timedelta(0))
-
     def _monotonic(self) -> float:
         return time.monotonic()
-
-    def _now(self) -> datetime:
-        now: datetime = self.app.now()
-        return now if now.tzinfo else now.replace(tzinfo=self.app.timezone)
 
     # -- the end -------------------------------------------------------------------------------------------------
 

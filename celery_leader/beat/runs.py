@@ -106,7 +106,7 @@ class Planner:
 def with_options(entry: Any, claim: Claim, token: int) -> Iterator[None]:
     """Give *entry* the id and the headers of its tick for a while; entries can't be copied, not all kinds of them."""
     before = entry.options
-    options = {"retry_policy": RETRY_POLICY, **before, "task_id": claim.task_id}
+    options = {"retry": True, "retry_policy": RETRY_POLICY, **before, "task_id": claim.task_id}
     headers = {**(options.pop("headers", None) or {})}
     for ours in (POLICY_OPTION, WINDOW_OPTION):
         options.pop(ours, None)

@@ -73,7 +73,9 @@ class _OneNode(Scheduler):
 class _LeaderOneNode(leader_scheduler(_OneNode)):  # type: ignore[misc]  # made at run time
     """What a worker has in each node, on the node's own clock."""
 
-    connection = SimpleNamespace(connection_errors=(BrokerAway,), channel_errors=())
+    connection = SimpleNamespace(
+        connection_errors=(BrokerAway,), channel_errors=(), transport=SimpleNamespace(driver_type="simulated")
+    )
 
     def _monotonic(self) -> float:
         return self.node.clock.monotonic()
