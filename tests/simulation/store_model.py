@@ -50,6 +50,7 @@ class StoreModel:
         self.ledger = MemoryLedger("default")
         self.changed_at = 0.0
         self._version = 0
+        self._first_written: dict[StoredRecord, float] = {}
         self._snapshot: Snapshot | None = None
 
     def get(self) -> StoredRecord:
@@ -65,7 +66,9 @@ class StoreModel:
     def _put(self, record: ElectionRecord, now: float) -> StoredRecord:
         self._version += 1
         self.stored = StoredRecord(record, self._version)
-        self.changed_at = now
+        # After a roll-back a request that is delivered twice writes what followers have seen before: to them, and to
+        # any store that compares contents, nothing has changed since.
+        self.changed_at = self._first_written.setdefault(self.stored, now)
         return self.stored
 
     # -- what stores should not do -------------------------------------------------------------------------------
