@@ -58,7 +58,8 @@ class BeatRules:
                 token >= self._greatest_opened,
                 f"{name} of token {token} changes a ledger that {self._greatest_opened} opened",
             )
-        self._greatest_opened = max(self._greatest_opened, token)
+        if name in {"open", "restore"}:
+            self._greatest_opened = max(self._greatest_opened, token)
         for entry in before.keys() | after.keys():
             if before.get(entry) is not after.get(entry):
                 self._entry_changed(entry, token, before.get(entry), after.get(entry))

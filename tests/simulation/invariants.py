@@ -172,6 +172,9 @@ class Rules:
         if not old.holder_identity:
             self._world.witness["takeover by release"] += 1
             return
+        if request.sent_at < self._world.lost_data_at:  # it was right to send it, and what it names has come back
+            self._world.witness["takeover in flight during data loss"] += 1
+            return
         unchanged = (self._world.now - unchanged_since) * request.node.clock.rate
         self.require(
             unchanged >= old.lease_duration - EPSILON,
