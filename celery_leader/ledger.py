@@ -29,7 +29,7 @@ class Claim:
 
     Attributes:
         tick: What is claimed.
-        task_id: The id of the message; the same for whoever sends the tick, however often.
+        task_id: The id of the message; the same for whoever sends the tick, however often, and no other tick's.
         run_count: How many ticks of the entry were claimed so far, this one included.
         claimed_at: When (UTC, by the claimer's clock); it becomes the entry's ``last_run_at``.
         schedule: A fingerprint of the entry's schedule. A state with another fingerprint than the entry's is void.

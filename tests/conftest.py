@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pymysql
 import pytest
 
+from tests.databases import mariadb_alias, postgres_alias, sqlite_alias  # noqa: F401  # fixtures
 from tests.servers import MariaDBServer, PostgresServer, RedisServer
 from tests.simulation.mutants import MUTANTS
 

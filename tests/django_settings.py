@@ -1,7 +1,7 @@
 """Django's settings for the tests.
 
 The only alias from the start is ``default``, an SQLite file that nothing creates unless it is used. Tests that need
-another database add its alias while they run: see ``databases`` in ``tests/django_databases.py``.
+another database add its alias while they run: see ``tests/databases.py``.
 """
 
 from __future__ import annotations

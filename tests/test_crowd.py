@@ -41,7 +41,7 @@ def postgres_backend(postgres_server: Any, django_db_blocker: Any) -> Iterator[A
     """A PostgreSQL database of its own."""
     from django.db import connections
 
-    from tests.django.conftest import database
+    from tests.databases import database
 
     with django_db_blocker.unblock(), database("crowd", postgres_server.create_database("crowd")) as alias:
         connections[alias].close()

@@ -151,7 +151,7 @@ class LedgerContract:
         ledger.open(1)
         known = [number for number in range(1000) if number % 7 == 0]
         assert all(ledger.claim(1, [sample_claim(f"entry-{number}", 2) for number in known]))
-        claims = [sample_claim(f"entry-{number}", 1 + number % 3, task_id=f"second-{number}") for number in range(1000)]
+        claims = [sample_claim(f"entry-{number}", 1 + number % 3, run_count=99) for number in range(1000)]
         expected = [number % 7 != 0 or 1 + number % 3 > 2 for number in range(1000)]
         assert list(ledger.claim(1, claims)) == expected
         ledger.confirm(1, claims)

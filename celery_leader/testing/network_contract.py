@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing, suppress
 from functools import partial
+from itertools import product
 from types import MappingProxyType
 
 from celery_leader.election import ElectionConfig, LeaderElector, Lock, Term
@@ -70,16 +71,17 @@ class NetworkedLockContract(_Networked):
         """A renewal or a takeover: what the store holds is what was written, and the next update goes on from there."""
         stored = self.make_lock().create(sample_record())
         with Proxy(self.address()) as proxy, closing(self.make_lock_through(proxy.address, TIMEOUT)) as lock:
-            for write in ("renew", "takeover"):
-                for how in LOSSES:
-                    assert lock.get() == stored
-                    token = stored.record.fencing_token + (write == "takeover")
-                    record = sample_record(holder_identity=f"{write} {how}", fencing_token=token)
-                    self._lose_answer(proxy, how, write)
-                    _unanswered(partial(lock.update, record, stored))
-                    proxy.heal()
-                    stored = self.make_lock().get()
-                    assert stored.record == record
+            for number, (write, how) in enumerate(product(("renew", "takeover"), LOSSES)):
+                assert lock.get() == stored
+                is_takeover = write == "takeover"
+                holder = f"b{number}" if is_takeover else stored.record.holder_identity
+                token = stored.record.fencing_token + is_takeover
+                record = sample_record(holder_identity=holder, leader_transitions=number, fencing_token=token)
+                self._lose_answer(proxy, how, write)
+                _unanswered(partial(lock.update, record, stored))
+                proxy.heal()
+                stored = self.make_lock().get()
+                assert stored.record == record
 
     def test_a_write_that_did_not_arrive_is_not_done(self) -> None:
         """Nor is it later: a call that was given up leaves nothing behind that goes on."""

@@ -109,3 +109,5 @@ def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     for machine in fleet.machines:
         machine.scheduler.close()
         machine.campaign.stop()
+        for candidate in machine.campaign.candidates.values():
+            candidate.elector.lock.close()  # its thread, which does so in the end, was never started

@@ -11,7 +11,7 @@ import pytest
 
 from celery_leader.exceptions import LockUnavailable
 from tests.beat.conftest import Fleet
-from tests.django.conftest import _emptied, postgres_alias, sqlite_alias  # noqa: F401  # fixtures
+from tests.databases import emptied
 
 ENTRIES = {name: {"task": f"t.{name}", "schedule": 10.0} for name in ("a", "b", "c")}
 
@@ -25,7 +25,7 @@ def fleet(request: pytest.FixtureRequest, fleet: Fleet, django_db_blocker: Any) 
         fleet.conf = {"leader_key_prefix": request.node.nodeid}
     elif request.param != "memory":
         with django_db_blocker.unblock():
-            fleet.store = f"django-db://{_emptied(request.getfixturevalue(f'{request.param}_alias'))}"
+            fleet.store = f"django-db://{emptied(request.getfixturevalue(f'{request.param}_alias'))}"
             yield fleet
             return
     yield fleet

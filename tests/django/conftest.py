@@ -1,25 +1,22 @@
-"""Databases for the tests of the Django app: each is migrated once a test process and empty at a test's start."""
+"""Each of the databases in turn, empty at a test's start, for the tests of the Django app."""
 
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.core.management import call_command
-from django.db import connections
 
 from celery_leader.backends import open_backend
-from celery_leader.django.models import Election, Fence, LedgerTerm, PeriodicRun, TickEffect
+from tests.databases import emptied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery_leader.django.backend import DjangoBackend
     from celery_leader.election import StoredRecord
-    from tests.servers import MariaDBServer, PostgresServer
 
 POSTGRES = pytest.param("postgres_alias", marks=pytest.mark.postgres, id="postgres")
 MARIADB = pytest.param("mariadb_alias", marks=pytest.mark.mariadb, id="mariadb")
@@ -36,71 +33,16 @@ def _databases_allowed(django_db_blocker: Any) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def database(alias: str, entry: dict[str, Any], *, migrate: bool = True) -> Iterator[str]:
-    """Add *alias* to Django's databases, migrated; take it away at the end."""
-    complete = connections.configure_settings({"default": connections.settings["default"], alias: dict(entry)})[alias]
-    connections.settings[alias] = complete
-    try:
-        if migrate:
-            call_command("migrate", database=alias, verbosity=0)
-        yield alias
-    finally:
-        if hasattr(connections._connections, alias):
-            connections[alias].close()
-            del connections[alias]
-        del connections.settings[alias]
-
-
-@contextmanager
-def variant(alias: str, **changes: Any) -> Iterator[str]:
-    """Add another alias of the same database, whose settings differ by *changes*; OPTIONS are merged."""
-    entry = dict(connections.settings[alias])
-    options = {**entry["OPTIONS"], **changes.pop("OPTIONS", {})}
-    with database(f"{alias}_variant", {**entry, **changes, "OPTIONS": options}, migrate=False) as name:
-        yield name
-
-
-@pytest.fixture(scope="session")
-def sqlite_alias(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Iterator[str]:
-    """An SQLite file."""
-    path = tmp_path_factory.mktemp("sqlite") / "db.sqlite3"
-    entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
-    with django_db_blocker.unblock(), database("sqlite", entry) as alias:
-        yield alias
-
-
-@pytest.fixture(scope="session")
-def postgres_alias(postgres_server: PostgresServer, django_db_blocker: Any) -> Iterator[str]:
-    """A PostgreSQL database."""
-    entry = postgres_server.create_database("leader_django")
-    with django_db_blocker.unblock(), database("postgres", entry) as alias:
-        yield alias
-
-
-@pytest.fixture(scope="session")
-def mariadb_alias(mariadb_server: MariaDBServer, django_db_blocker: Any) -> Iterator[str]:
-    """A MariaDB database."""
-    with django_db_blocker.unblock(), database("mariadb", mariadb_server.create_database("leader_django")) as alias:
-        yield alias
-
-
 @pytest.fixture(params=EVERY_DATABASE)
 def alias(request: pytest.FixtureRequest) -> str:
     """Each database in turn, empty."""
-    return _emptied(request.getfixturevalue(request.param))
+    return emptied(request.getfixturevalue(request.param))
 
 
 @pytest.fixture(params=[POSTGRES, MARIADB])
 def server_alias(request: pytest.FixtureRequest) -> str:
     """Each database that is a server, empty."""
-    return _emptied(request.getfixturevalue(request.param))
-
-
-def _emptied(alias: str) -> str:
-    for model in (Election, Fence, LedgerTerm, PeriodicRun, TickEffect):
-        model.objects.using(alias).all().delete()
-    return alias
+    return emptied(request.getfixturevalue(request.param))
 
 
 @pytest.fixture

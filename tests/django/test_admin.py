@@ -17,7 +17,7 @@ from django.urls import reverse
 
 from celery_leader.django.admin import split_identity
 from celery_leader.django.models import Election, ElectionState, PeriodicRun
-from tests.django.conftest import variant
+from tests.databases import variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

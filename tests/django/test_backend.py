@@ -15,7 +15,7 @@ from django.db import connections
 from celery_leader.backends import open_backend
 from celery_leader.django.models import Election, PeriodicRun
 from celery_leader.exceptions import ConfigurationError, LockUnavailable
-from tests.django.conftest import database, variant
+from tests.databases import database, variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import pytest
 from django.core.checks import run_checks
 
 from celery_leader.backends import urls
-from tests.django.conftest import variant
+from tests.databases import variant
 
 
 @pytest.fixture

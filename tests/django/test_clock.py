@@ -10,7 +10,7 @@ import pytest
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election
 from celery_leader.testing import StoreClockContract, sample_record
-from tests.django.conftest import database
+from tests.databases import database
 from tests.servers import MariaDBServer, PostgresServer
 
 if TYPE_CHECKING:

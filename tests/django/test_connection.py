@@ -11,7 +11,8 @@ from django.db import connections, transaction
 
 from celery_leader.django.models import Election
 from celery_leader.testing import sample_claim, sample_record
-from tests.django.conftest import own_threads, race, takeover, variant
+from tests.databases import variant
+from tests.django.conftest import own_threads, race, takeover
 
 if TYPE_CHECKING:
     from collections.abc import Callable

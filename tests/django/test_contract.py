@@ -17,7 +17,7 @@ from celery_leader.testing import (
     NetworkedLedgerContract,
     NetworkedLockContract,
 )
-from tests.django.conftest import variant
+from tests.databases import variant
 from tests.django.elsewhere import make_there
 
 if TYPE_CHECKING:

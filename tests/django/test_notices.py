@@ -16,7 +16,8 @@ from celery_leader.django.models import Election, Fence
 from celery_leader.django.notices import channel_of
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
 from celery_leader.testing import sample_record
-from tests.django.conftest import takeover, variant
+from tests.databases import variant
+from tests.django.conftest import takeover
 from tests.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 
 from celery_leader.django.options import own_settings
-from tests.django.conftest import variant
+from tests.databases import variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable

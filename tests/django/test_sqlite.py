@@ -11,7 +11,7 @@ from django.db import connections
 
 from celery_leader.testing import sample_claim, sample_record
 from celery_leader.testing.contests import contest
-from tests.django.conftest import database
+from tests.databases import database
 from tests.django.elsewhere import STEPS, contend, make_there
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def threads() -> Iterator[Callable[..., ElectorThread]]:
     """A maker of started threads, all of which are stopped in the end; none is left over."""
     made: list[ElectorThread] = []
+    before = set(threading.enumerate())
 
     def make(
         lock: Any, name: str = "a", *, observers: Any = (), timing: dict[str, float] = SLOW, **options: Any
@@ -37,4 +38,4 @@ def threads() -> Iterator[Callable[..., ElectorThread]]:
             lock.gate.set()
     for thread in made:
         assert thread.stop(10)
-    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("celery-leader")])
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("celery-leader")])

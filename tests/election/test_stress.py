@@ -86,6 +86,7 @@ def assert_told_in_order(candidate: Candidate) -> None:
 
 def test_start_stop_stress() -> None:
     """Forty candidates come and go from eight threads over one lock: one leader at a time, nothing left (RV15)."""
+    before = set(threading.enumerate())
     lock = MemoryLock()
     living: set[ElectorThread] = set()
     mutex = threading.Lock()
@@ -126,4 +127,4 @@ def test_start_stop_stress() -> None:
     watcher.join(10)
     assert overlaps == []
     assert living == set()
-    eventually(lambda: not [t for t in threading.enumerate() if t.name.startswith("celery-leader")])
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("celery-leader")])
