@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
+#: How long (seconds) a process that is to end goes on sending what it had claimed. The next leader sends the rest.
+ENDING_TIME = 0.5
 
 
 class BeatRefused(ConfigurationError, click.ClickException):
@@ -74,6 +76,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         self.counts = TickCounts()
         self._outbox: Outbox | None = None
         self._term: Term | None = None
+        self._ends_at: float | None = None
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
         try:
@@ -266,10 +269,15 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             self._stop_sending(lost)
 
     def _may_send(self) -> bool:
-        """Return whether this term is still trusted, and no end of the process requested."""
-        if self._termination and self._termination.is_pending:
+        """Return whether this term is still trusted, and there is time left if the process is to end."""
+        if self._candidate is None or self._term is None or self._candidate.elector.term != self._term:
             return False
-        return self._candidate is not None and self._term is not None and self._candidate.term == self._term
+        is_ending = self._candidate.cell.is_closing() or (
+            self._termination is not None and self._termination.is_pending
+        )
+        if is_ending and self._ends_at is None:
+            self._ends_at = self._monotonic() + ENDING_TIME
+        return self._ends_at is None or self._monotonic() < self._ends_at
 
     def _deliver_again(self, outbox: Outbox) -> bool:
         unsent = outbox.claims.unsent()

@@ -365,7 +365,10 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) 
             first.campaign.close_to_new_work()
         return result
 
-    with mock.patch.object(first.scheduler.app, "send_task", send_and_stop):
+    with (
+        mock.patch.object(first.scheduler.app, "send_task", send_and_stop),
+        mock.patch("celery_leader.beat.mixin.ENDING_TIME", 0),
+    ):
         first.scheduler.tick()
     sent = fleet.sent()
     assert len(sent) == 10
@@ -374,6 +377,28 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) 
     second.tick_until_idle()
     sent += fleet.sent()
     assert len(sent) == len({each["id"] for each in sent}) == 50
+
+
+def test_a_stop_that_comes_after_a_claim_leaves_it_to_nobody(fleet: Fleet) -> None:
+    """What was claimed is sent while there is trust: the next leader may come much later."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    claim = fleet.ledger.claim
+
+    def claim_and_stop(*args: Any) -> Any:
+        leader.campaign.close_to_new_work()
+        return claim(*args)
+
+    with mock.patch.object(fleet.ledger, "claim", claim_and_stop):
+        leader.scheduler.tick()
+    assert dues(fleet.sent()) == [10]
+    fleet.wall.advance(10)
+    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+        leader.scheduler.tick()
+    assert fleet.sent() == []
 
 
 def test_crontabs_keep_the_apps_time_zone(fleet: Fleet) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import redis
 from celery_leader.beat.runs import DUE_HEADER
 from celery_leader.beat.ticks import task_id
 from celery_leader.ledger import Tick
-from tests.chaos.harness import Fleet
+from tests.chaos.harness import VISIBILITY, Fleet
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -109,12 +110,15 @@ def test_a_tick_whose_worker_was_killed_has_one_effect(fleet: Fleet, raw: redis.
     send(3.0)
     eventually(lambda: fleet.evidence().of("once-start"), timeout=40)
     fleet.signal_all("a", signal.SIGKILL)
+    killed = time.monotonic()
     fleet.await_end("a")
     assert effects(fleet) == {}
     send(0.1)
     fleet.start("b", "-c", "2", "--without-leader")
     eventually(lambda: effects(fleet), timeout=60)
-    fleet.start("c", "-c", "1", "--without-leader")  # only one that starts looks for what a dead worker had
+    # Only one that starts looks for what a dead worker had, and takes it for dead no sooner than this.
+    eventually(lambda: time.monotonic() - killed > VISIBILITY + 1, timeout=VISIBILITY + 5)
+    fleet.start("c", "-c", "1", "--without-leader")
     eventually(lambda: is_idle(raw), timeout=60)
     fleet.stop_all()
     assert effects(fleet) == {tick: 1}

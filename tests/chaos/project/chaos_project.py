@@ -43,7 +43,8 @@ celery_leader.setup(app)
 def _stamp(headers: dict[str, Any], **_: Any) -> None:
     """Let each tick tell when it was sent, and by which term also when the beat does not say."""
     headers["chaos_sent_at"] = time.time()
-    headers.setdefault("leader_token", str(celery_leader.fencing_token()))
+    if "leader_token" not in headers:
+        headers["leader_token"] = str(celery_leader.fencing_token())
 
 
 @after_task_publish.connect(sender="chaos_project.tick")  # type: ignore[untyped-decorator]

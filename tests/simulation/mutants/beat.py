@@ -9,6 +9,7 @@ from uuid import uuid4
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat import runs
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.mixin import LeaderMixin
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.mutants.registry import mutant
 
@@ -108,6 +109,7 @@ def m16h_gate_by_flag() -> None:
         return trust.term if trust else None
 
     Candidate.term = property(term)
+    LeaderMixin._may_send = lambda self: True
 
 
 @mutant()
