@@ -65,6 +65,11 @@ class LeaderSettings:
         for name, value in values.items():
             values[name] = _CHECKS[name](name, value)
         settings = cls(**values)
+        if BEAT_ELECTION in settings.elections and not settings.beat:
+            raise ConfigurationError(
+                f"leader_elections names {BEAT_ELECTION!r}, the election of beats that run as processes of their own. "
+                "Give the workers' another name."
+            )
         for election in settings.all_elections:
             settings.election(election, identity="check")
         return settings
@@ -147,7 +152,10 @@ def _default_backend() -> str:
 
 
 def _wrong(name: str, value: object, expected: str) -> ConfigurationError:
-    return ConfigurationError(f"leader_{name} must be {expected}, got {value!r}.")
+    shown = (
+        f"a {type(value).__name__}" if name in {"backend", "backend_options"} else repr(value)
+    )  # may hold a password
+    return ConfigurationError(f"leader_{name} must be {expected}, got {shown}.")
 
 
 def _text(name: str, value: object) -> str:
@@ -201,6 +209,8 @@ def _elections(name: str, value: object) -> Mapping[str, Mapping[str, Any]]:
             raise ConfigurationError(
                 f"leader_elections[{election!r}] may set {', '.join(_OVERRIDES)}, not {', '.join(unknown)}."
             )
+        for key, override in overrides.items():
+            _CHECKS[key](f"elections[{election!r}][{key!r}]", override)
     return elections
 
 

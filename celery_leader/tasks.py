@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar, overload
 
-from celery import Celery, Task
+from celery import Celery, Task, current_app
 from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject
 from celery.local import Proxy
@@ -22,7 +22,7 @@ from celery_leader.beat.runs import DUE_HEADER
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, NotLeader, RecordConflict
 from celery_leader.leadership import state
 from celery_leader.leadership.effects import TickGuard, guard_of
-from celery_leader.settings import DEFAULT_ELECTION, queue_name
+from celery_leader.settings import DEFAULT_ELECTION, LeaderSettings, queue_name
 
 logger = logging.getLogger(__name__)
 
@@ -110,10 +110,18 @@ def leader_queue(app: Celery, election: str) -> Queue:
 class LeaderRouter:
     """Sends guarded tasks to their leader's queue. The first of the app's ``task_routes``."""
 
-    def __init__(self, app: Celery) -> None:
-        """Route for *app*."""
-        self._app = app
+    def __init__(self, app: Celery | None = None) -> None:
+        """Route for *app*, the current one when omitted."""
+        self._bound = app
         self._queues: dict[str, Queue] = {}
+
+    def __reduce__(self) -> Any:
+        """Leave the app out: it holds the router in its settings, and would be pickled with half of them."""
+        return LeaderRouter, ()
+
+    @property
+    def _app(self) -> Celery:
+        return self._bound or current_app._get_current_object()
 
     def __call__(
         self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, task: Any = None, **_: Any
@@ -142,6 +150,17 @@ def acknowledge_guarded_tasks_late(app: Celery) -> None:
     for task in app.tasks.values():
         if mark_of(task):
             task.acks_late = True
+
+
+def warn_of_unknown_elections(app: Celery, settings: LeaderSettings) -> None:
+    """Tell of guarded tasks that would wait for ever: no worker takes part in the election that they name."""
+    for task in app.tasks.values():
+        mark = mark_of(task)
+        if mark and mark.election not in settings.all_elections:
+            logger.warning(
+                "%s is reserved for the leader of %r, which no worker with these settings can be: it waits for ever. "
+                "Name the election in leader_elections.", task.name, mark.election,
+            )  # fmt: skip
 
 
 def _guarded(function: Function, mark: LeaderOnly) -> Function:

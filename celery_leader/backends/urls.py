@@ -63,5 +63,5 @@ def _load(path: str, scheme: str, extra: str) -> Any:
 def _redacted(url: object) -> str:
     """Return *url* without what may be a password: everything between the scheme and the last @."""
     text = str(url)
-    scheme, separator, rest = text.partition("://")
-    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else text
+    scheme, separator, rest = text.partition("?")[0].partition("://")
+    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}{separator}{rest}"

@@ -63,13 +63,15 @@ class OwnConnection:
                 be stored.
             ConfigurationError: The alias is unknown, or can't be used.
         """
-        with self._mutex:
+        with self._mutex:  # not while waiting: each of several threads waits no longer than it may
             thread = self._living_thread()
             future = thread.submit(work)
-            if not wait([future], self._timeout).done:
-                thread.abandon()
-                self._thread = None
-                raise LockUnavailable(f"{self.describe()} did not answer within {self._timeout:g} s")
+        if not wait([future], self._timeout).done:
+            with self._mutex:
+                if self._thread is thread:
+                    self._thread = None
+            thread.abandon()
+            raise LockUnavailable(f"{self.describe()} did not answer within {self._timeout:g} s")
         try:
             return future.result()
         except LeaderError:
@@ -96,9 +98,9 @@ class OwnConnection:
         """Close the connection and end its thread. A later :meth:`run` begins anew."""
         with self._mutex:
             thread, self._thread = self._thread, None
-            if thread and thread.is_alive():  # in a forked child it is not, and the connection is the parent's
-                thread.stop()
-                thread.join(self._timeout)
+        if thread and thread.is_alive():  # in a forked child it is not, and the connection is the parent's
+            thread.stop()
+            thread.join(self._timeout)
 
     def _living_thread(self) -> _ConnectionThread:
         if self._thread is None or not self._thread.is_alive():

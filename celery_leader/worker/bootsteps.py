@@ -19,7 +19,7 @@ from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.settings import LeaderSettings
-from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks, warn_of_unknown_elections
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 
@@ -109,6 +109,7 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         if leadership is None or queues is None:
             return
         acknowledge_guarded_tasks_late(consumer.app)
+        warn_of_unknown_elections(consumer.app, leadership.campaign.settings)
         queues.start()
         if not leadership.readiness.is_ready:
             leadership.readiness.loop_turned()
@@ -162,10 +163,12 @@ class WorkerLeadership:
             self.beat = EmbeddedBeat(app, self.campaign)
         route_guarded_tasks(app)
         acknowledge_guarded_tasks_late(app)
+        # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
+        # lock of Celery's that the handlers of a second signal would wait for for ever.
+        worker_shutting_down.connect(self._on_shutting_down)
 
     def start(self) -> None:
         """Start contending."""
-        worker_shutting_down.connect(self._on_shutting_down)
         self.campaign.start()
 
     def drain(self) -> None:
@@ -175,7 +178,6 @@ class WorkerLeadership:
 
     def stop(self) -> None:
         """Give the leases back and end the threads."""
-        worker_shutting_down.disconnect(self._on_shutting_down)
         if self.beat:
             self.beat.stop(timeout=self.campaign.settings.io_timeout)
         self.campaign.stop()

@@ -34,6 +34,8 @@ class RedisClient:
         """Prepare; nothing is connected."""
         self.place = place
         self._session: _Session | None = None
+        self._mutex = threading.Lock()  # never held across I/O
+        self._end: Callable[[], Any] = lambda: None
 
     def setting(self, name: str) -> str:
         """Return the server's setting *name*, empty when it has none.
@@ -109,24 +111,34 @@ class RedisClient:
 
     def close(self) -> None:
         """Close the connection; a later call opens another."""
-        session, self._session = self._session, None
+        with self._mutex:
+            session, self._session = self._session, None
         if session and session.is_alive():  # in a forked child it is not, and the connection is the parent's
-            session.stop()
+            self._end()
             session.join(self.place.timeout)
 
     def _ask(self, work: Callable[[Any], T], key: str = "") -> T:
         """Return what *work* returns, called with the client on the session's thread."""
-        if self._session is None or not self._session.is_alive():
-            self._session = _Session(self.place)
-            self._session.start()
-            weakref.finalize(self, self._session.stop)  # who forgets to close a client leaves no thread behind
-        future = self._session.submit(work)
+        with self._mutex:
+            session = self._living_session()
+            future = session.submit(work)
         if not wait([future], self.place.timeout).done:
-            self._session.abandon()
-            self._session = None
+            with self._mutex:
+                if self._session is session:
+                    self._session = None
+                    self._end()
+            session.abandon()
             raise LockUnavailable(f"{self.place.description} did not answer within {self.place.timeout:g} s")
         with self._answering(key):
             return future.result()
+
+    def _living_session(self) -> _Session:
+        if self._session is None or not self._session.is_alive():
+            self._end()
+            self._session = session = _Session(self.place)
+            session.start()
+            self._end = weakref.finalize(self, session.stop)  # who forgets to close a client leaves no thread behind
+        return self._session
 
     @contextmanager
     def _answering(self, key: str = "") -> Iterator[None]:
@@ -182,7 +194,7 @@ class _Session(threading.Thread):
                 result = work(self._client)
             except BaseException as error:  # noqa: BLE001 - the caller gets it
                 self._close()  # the next call may find another master or node
-                future.set_exception(error)
+                future.set_exception(OSError(f"it was cut off: {error}") if self._abandoned else error)
             else:
                 future.set_result(result)
             del call, future, work  # or the traceback would live until the next call

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -60,9 +60,14 @@ def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
     read = _sentinel if scheme == "sentinel" else _cluster if scheme.endswith("+cluster") else _plain
     try:
         connect = read(url, timeout, dict(options))
-    except (ValueError, TypeError, RedisError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+    except ConfigurationError:
+        raise
+    except ValueError:  # its text may hold a part of a password
+        raise ConfigurationError(
+            f"leader_backend {description} can't be read. The characters / ? # @ : ; in a user or password must be "
+            "percent-encoded, and ports and databases are numbers."
+        ) from None
+    except (TypeError, RedisError) as error:
         raise ConfigurationError(f"leader_backend {description} can't be used: {error}") from error
     return Place(connect, description, timeout, is_cluster=read is _cluster)
 
@@ -72,7 +77,7 @@ def _plain(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
     bounded = _bounded(timeout, options)
 
     def connect(on_connection: OnConnection) -> redis.Redis:
-        return redis.Redis.from_url(url, **_telling(on_connection, bounded))
+        return _from_url(url, _telling(on_connection, bounded))
 
     _try(connect(_nobody))
     return connect
@@ -88,7 +93,7 @@ def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
         )
     parts = _parts(url)
     sentinels = [(part.hostname or "localhost", part.port or _SENTINEL_PORT) for part in parts]
-    credentials = {"username": parts[0].username, "password": parts[0].password}
+    credentials = {"username": unquote(parts[0].username or ""), "password": unquote(parts[0].password or "")}
     database = next((int(part.path[1:]) for part in reversed(parts) if len(part.path) > 1), 0)
     # All sentinels may have to be asked before the master is: each gets its share of the time.
     each = timeout / (len(sentinels) + 1)
@@ -121,7 +126,7 @@ def _cluster(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
     turns = count()
 
     def client_of(address: Address, on_connection: OnConnection) -> redis.Redis:
-        client = redis.Redis.from_url(first, **_telling(on_connection, bounded))
+        client = _from_url(first, _telling(on_connection, bounded))
         host, port = remap(address)
         client.connection_pool.connection_kwargs.update(host=host, port=port)
         return client
@@ -150,7 +155,14 @@ def _bounded(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     half = timeout / 2
     bounds = {"socket_timeout": half, "socket_connect_timeout": half, "retry": Retry(NoBackoff(), 0)}
-    return {**options, **bounds, "health_check_interval": 0}
+    return {**options, **bounds, "health_check_interval": 0, "decode_responses": False}
+
+
+def _from_url(url: str, options: Mapping[str, Any]) -> redis.Redis:
+    """Return a client for *url*, whose query may add to *options* but not change what :func:`_bounded` says."""
+    client: redis.Redis = redis.Redis.from_url(url, **options)
+    client.connection_pool.connection_kwargs.update({name: options[name] for name in _bounded(0, {})})
+    return client
 
 
 def _telling(on_connection: OnConnection, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,11 +186,17 @@ def _try(client: redis.Redis) -> None:
 
 
 def _describe(url: str) -> str:
-    """Return *url* without users, passwords and queries."""
-    return ";".join(_described(part) for part in url.split(";"))
+    """Return *url* without users, passwords and queries; only its scheme where it can't be told which is which."""
+    parts = url.split(";")
+    with_user = [number for number, part in enumerate(parts) if "@" in part]
+    if with_user and any("@" not in part for part in parts[: with_user[-1]]):
+        return f"{url.partition('://')[0]}://…"
+    return ";".join(_described(part) for part in parts)
 
 
 def _described(part: str) -> str:
     scheme, separator, rest = part.rpartition("://")
+    if set("/?#") & set(rest.rpartition("@")[0]):
+        return f"{scheme}{separator}…"
     split = urlsplit(f"//{rest}")
     return f"{scheme}{separator}{split.netloc.rpartition('@')[2]}{split.path}"
