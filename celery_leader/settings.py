@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,8 @@ DEFAULT_ELECTION = "default"
 #: The election of beats that run as processes of their own; see :attr:`LeaderSettings.beat_election`.
 BEAT_ELECTION = "beat"
 
+#: The longest time (seconds) that a setting may name: ten years, so that times can be computed with it.
+LONGEST = 10 * 366 * 86_400.0
 #: What may become of runs of periodic entries that were due while nobody could send them.
 CATCH_UP_POLICIES = ("latest", "skip", "all")
 
@@ -152,9 +153,8 @@ def _default_backend() -> str:
 
 
 def _wrong(name: str, value: object, expected: str) -> ConfigurationError:
-    shown = (
-        f"a {type(value).__name__}" if name in {"backend", "backend_options"} else repr(value)
-    )  # may hold a password
+    may_hold_a_password = name in {"backend", "backend_options"} and not isinstance(value, (int, float))
+    shown = type(value).__name__ if may_hold_a_password else repr(value)
     return ConfigurationError(f"leader_{name} must be {expected}, got {shown}.")
 
 
@@ -178,8 +178,8 @@ def _seconds(name: str, value: object) -> float:
 
 def _positive_seconds(name: str, value: object) -> float:
     seconds = _seconds(name, value)
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise _wrong(name, value, "a positive, finite number of seconds")
+    if not 0 < seconds <= LONGEST:
+        raise _wrong(name, value, "a positive number of seconds, ten years at most")
     return seconds
 
 

@@ -121,7 +121,7 @@ class LeaderRouter:
 
     @property
     def _app(self) -> Celery:
-        return self._bound or current_app._get_current_object()
+        return self._bound or current_app._get_current_object()  # noqa: SLF001  # nothing public does
 
     def __call__(
         self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, task: Any = None, **_: Any

@@ -32,6 +32,13 @@ class LeaderPersistent(LeaderMixin):
 
     _store: Any
 
+    def sync(self) -> None:
+        """Write the file. One that can't be written ends no tick: the ledger has the last runs."""
+        try:
+            super().sync()
+        except OSError:
+            logger.exception("The schedule's file could not be written")
+
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """See :meth:`LeaderMixin.tick`; a beat that slept for minutes would keep the file of others."""
         return min(super().tick(*args, **kwargs), STANDBY_WAIT)

@@ -13,10 +13,8 @@ from kombu.exceptions import OperationalError
 #: and is sent when the broker is back.
 RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
-_TIMEOUTS = {  # the options by which kombu's transports take them
-    "redis": ("socket_timeout", "socket_connect_timeout"),
-    "amqp": ("read_timeout", "write_timeout"),
-}
+#: AMQP's codes of what passes: a queue's home node is down, a resource is locked, no consumers, an internal fault.
+_PASSING = {311, 313, 404, 405, 541}
 
 
 class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
@@ -30,11 +28,13 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     def connection(self) -> Any:
         """The connection to publish by."""
         connection = self.app.connection_for_write()
-        names = _TIMEOUTS.get(connection.transport.driver_type, ())
-        connection.transport_options = {
-            **dict.fromkeys(names, self.io_timeout),
-            **(connection.transport_options or {}),
-        }
+        timeout = self.io_timeout
+        ours = {
+            "redis": {"socket_timeout": timeout, "socket_connect_timeout": timeout},
+            # A message that lies in a socket's buffer has not reached the broker.
+            "amqp": {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True},
+        }.get(connection.transport.driver_type, {})
+        connection.transport_options = {**ours, **(connection.transport_options or {})}
         return connection
 
     def _ensure_connected(self) -> Any:
@@ -44,15 +44,12 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     def is_broker_away(self, cause: BaseException | None) -> bool:
         """Return whether *cause*, an error of publishing, says that the broker takes no messages, rather than not this.
 
-        Redis' refusals are those of a server that is loading, full or a replica; AMQP's are of the one message. kombu
-        counts KeyError among Redis' errors, but what an argument raises that is made when the message is sent may be
-        one as well.
+        kombu, which tries again, makes one error of all that may pass. Others are of the message: what an argument
+        raises that is made when the message is sent may be an OSError as well.
         """
-        connection = self.connection
-        errors = (OperationalError, *connection.connection_errors)
-        if connection.transport.driver_type != "amqp":
-            errors = (*errors, *connection.channel_errors)
-        return isinstance(cause, errors) and not isinstance(cause, KeyError)
+        if isinstance(cause, OperationalError) or getattr(cause, "reply_code", None) in _PASSING:
+            return True
+        return isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
 
     def forget_connection(self) -> None:
         """Let the next message have a new connection."""

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from celery import schedules
 
 from celery_leader.beat.ticks import due_after
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
+from celery_leader.settings import CATCH_UP_POLICIES, LONGEST, LeaderSettings
 
 #: What an entry's ``options`` may say to differ from the settings of (nearly) the same names. Its ``headers`` may say
 #: so, too: they are all that django-celery-beat's admin lets one edit freely.
 POLICY_OPTION, WINDOW_OPTION = "leader_catch_up", "leader_catch_up_window"
 
-#: How many missed runs are looked at one by one; a schedule that has had more since its last run is not worth it.
-_MOST = 10_000
+#: How many missed runs are looked at one by one, and counted.
+_MOST = 500
 _MINUTE = timedelta(minutes=1)
 
 
@@ -49,12 +50,16 @@ class CatchUp:
             ConfigurationError: It wants something that there is not.
         """
         headers = options.get("headers") or {}
+        if not isinstance(headers, Mapping):
+            raise ConfigurationError(f"headers must be a mapping, got {headers!r}.")
         policy = options.get(POLICY_OPTION, headers.get(POLICY_OPTION, self.policy))
         window = options.get(WINDOW_OPTION, headers.get(WINDOW_OPTION, self.window))
         if policy not in CATCH_UP_POLICIES:
             raise ConfigurationError(f"{POLICY_OPTION} must be one of {', '.join(CATCH_UP_POLICIES)}, got {policy!r}.")
-        if not isinstance(window, (int, float)) or isinstance(window, bool) or not window > 0:
-            raise ConfigurationError(f"{WINDOW_OPTION} must be a positive number of seconds, got {window!r}.")
+        if not isinstance(window, (int, float)) or isinstance(window, bool) or not 0 < window <= LONGEST:
+            raise ConfigurationError(
+                f"{WINDOW_OPTION} must be a positive number of seconds, ten years at most, got {window!r}."
+            )
         return CatchUp(policy, float(window), self.grace)
 
 
@@ -116,18 +121,27 @@ def _latest(schedule: Any, due: datetime, now: datetime) -> tuple[datetime, int]
     if type(schedule) is schedules.schedule and not schedule.relative:
         before = max(0, (now - due) // schedule.run_every) if schedule.run_every else 0
         return due + before * schedule.run_every, before
-    runs = [due, *_following(schedule, due, now)]
-    return runs[-1], len(runs) - 1
+    runs = [due, *islice(_following(schedule, due, now), _MOST)]
+    latest = runs[-1] if len(runs) <= _MOST else _before(schedule, runs[-1], now)
+    return latest, len(runs) - 1
+
+
+def _before(schedule: Any, due: datetime, now: datetime) -> datetime:
+    """Return the last run by *now* of a schedule that has had many since *due*: looked for from *now* on back."""
+    back = _MINUTE
+    while now - back > due:
+        first = due_after(schedule, _local(schedule, now - back), now)
+        if first is not None and first <= now:
+            return max([first, *islice(_following(schedule, first, now), _MOST)])
+        back *= 2
+    return due
 
 
 def _following(schedule: Any, due: datetime, now: datetime) -> Iterator[datetime]:
     """Yield the runs after *due* that are due by *now*."""
     if isinstance(schedule, schedules.crontab) and now - due < _MINUTE:
         return  # the next can't be due yet, and a look is dear
-    for _ in range(_MOST):
-        following = due_after(schedule, _local(schedule, due), now)
-        if following is None or not due < following <= now:
-            return
+    while (following := due_after(schedule, _local(schedule, due), now)) is not None and due < following <= now:
         due = following
         yield due
 

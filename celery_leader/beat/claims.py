@@ -50,6 +50,7 @@ class Claims:
         self._ask_again_at = 0.0
         self._known: dict[str, Claim] = {}
         self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
+        self._aside: set[str] = set()  # not sent either, and not ours to send
         self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
 
@@ -65,6 +66,20 @@ class Claims:
     def is_settled(self) -> bool:
         """Whether all is sent, and the ledger knows it."""
         return not self._unsent and not self._behind
+
+    def waits(self, entry: str) -> bool:
+        """Return whether the last claim of *entry* is not known to be sent."""
+        return entry in self._unsent
+
+    def set_aside(self, entries: Iterable[str]) -> None:
+        """Leave the unsent claims of *entries*, which this process does not know, to leaders that do."""
+        for entry in entries:
+            self._aside.add(entry)
+            self._unsent.pop(entry, None)
+
+    def probe(self) -> None:
+        """Find out whether the ledger still has what is known here, and write it back if not."""
+        self._write(lambda: self._ledger.confirm(self._token, ()), if_unavailable=None)
 
     def unsent(self, *, newest_first: bool = False) -> list[Claim]:
         """Return the claims whose messages are not known to have reached the broker, the oldest first."""
@@ -154,7 +169,8 @@ class Claims:
             return if_unavailable
 
     def _restore(self) -> None:
-        known = [claim if claim.tick.entry in self._unsent else replace(claim, sent=True) for claim in self.all()]
+        open_ones = self._unsent.keys() | self._aside
+        known = [claim if claim.tick.entry in open_ones else replace(claim, sent=True) for claim in self.all()]
         self._ledger.restore(self._token, ())  # opens it again, even when there is nothing to write
         for batch in batches(known):
             self._ledger.restore(self._token, batch)

@@ -22,7 +22,7 @@ from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.runs import Planner, Run, with_options
 from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.termination import Termination
-from celery_leader.beat.ticks import StoppedClocks
+from celery_leader.beat.ticks import StoppedClocks, utc
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
@@ -77,6 +77,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         self._outbox: Outbox | None = None
         self._term: Term | None = None
         self._ends_at: float | None = None
+        self._probes_at = 0.0
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
         try:
@@ -137,7 +138,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         self._term = self._outbox = None
         try:
             claims = Claims(self._ledger, term.fencing_token, self._monotonic)  # type: ignore[arg-type]  # there with a campaign
-        except (LockUnavailable, LeadershipLost) as error:
+        except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
             logger.warning("Election %r: beat can't take over yet (token %d): %s",
                            self._election, term.fencing_token, error)  # fmt: skip
             return False
@@ -160,10 +161,13 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
     def _tick_as_leader(self, *args: Any, **kwargs: Any) -> float:
         try:
             outbox = self._outbox
-            if outbox is None or not self._deliver_again(outbox):
+            if outbox is None:
+                return STANDBY_WAIT
+            self._deliver_again(outbox)
+            if outbox.is_stuck:
                 return STANDBY_WAIT
             delay: float = self._tick_together(outbox) if self.uses_heap else super().tick(*args, **kwargs)
-            outbox.claims.catch_up()
+            self._write_back(outbox.claims)
         except (LeadershipLost, LockUnavailable) as lost:
             self._stop_sending(lost)
             return STANDBY_WAIT / 2
@@ -171,7 +175,14 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             logger.exception("Election %r: a tick of the beat failed", self._election)
             self._heap = None
             return STANDBY_WAIT
-        return delay if outbox.claims.is_settled else min(delay, STANDBY_WAIT)
+        return min(delay, STANDBY_WAIT)  # an earlier leader's claims, or a lost ledger, must not wait for the next tick
+
+    def _write_back(self, claims: Claims) -> None:
+        """Write what the ledger lacks: because it did not answer, or because it lost its data."""
+        claims.catch_up()
+        if self._monotonic() >= self._probes_at:
+            self._probes_at = self._monotonic() + self._settings.lease_duration
+            claims.probe()
 
     def _stop_sending(self, reason: Exception) -> None:
         """Send nothing until the ledger was opened again, by this term or a later one."""
@@ -187,8 +198,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         now = self._now()
         with StoppedClocks(now) as clocks:  # for speed, too: the app's own clock is slow
             found = heap.take_due(self._heap, now.timestamp(), partial(self._look, clocks), most=BATCH)
-            ours = self._claim(outbox, found, now, clocks) if found else []
-        if found:
+            ours = self._claim(outbox, found, now)
+        if ours is not None:
             outbox.deliver(ours)
             return 0
         wait = self._heap[0][0] - now.timestamp() if self._heap else self.max_interval
@@ -196,32 +207,50 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
 
     def _look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
         """Return whether *entry* is due, and in how many seconds to look again: earlier by a little, as Celery does."""
-        clocks.stop(entry.schedule)
         try:
-            is_due, delay = self.is_due(entry)
+            clocks.stop(entry.schedule)
+            is_due, delay = self.judge(entry, clocks.now, *self.is_due(entry))
         except Exception:  # it must not stop the others
             logger.exception("When %r is due next can't be told; looking again later", entry.name)
             return False, self.max_interval
-        return is_due, self.adjust(delay) if isinstance(delay, (int, float)) else self.max_interval
+        if not isinstance(delay, (int, float)):
+            return is_due, self.max_interval
+        return is_due, self.adjust(delay) if is_due else delay
 
-    def _claim(self, outbox: Outbox, found: Sequence[heap.Due], now: datetime, clocks: StoppedClocks) -> list[Claim]:
-        """Claim the runs of the entries *found*, put these back on the heap, and return what is to be sent."""
-        runs = [self._planner.run(due.entry, now) for due in found]
-        accepted = outbox.claim([run.claim for run in runs])
-        refused = [run for run, is_ours in zip(runs, accepted, strict=True) if not is_ours]
-        for due, run, is_ours in zip(found, runs, accepted, strict=True):
-            if is_ours:
-                self._put_back(due, run, now, clocks)
-        if refused:
+    def _claim(self, outbox: Outbox, found: Sequence[heap.Due], now: datetime) -> list[Claim] | None:
+        """Claim the runs of the entries *found* and put these back on the heap.
+
+        Returns:
+            What is to be sent; None when nothing can be claimed now.
+        """
+        planned = [(due, run) for due in found if (run := self._planned(outbox.claims, due, now))]
+        if not planned:
+            return None
+        accepted = outbox.claim([run.claim for _, run in planned])
+        ours = [each for each, is_ours in zip(planned, accepted, strict=True) if is_ours]
+        for due, run in ours:
+            self._put_back(due, run, now)
+        if refused := [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]:
             self._was_refused(outbox, refused)
-        return [run.claim for run, is_ours in zip(runs, accepted, strict=True) if is_ours and not run.claim.sent]
+        return [run.claim for _, run in ours if not run.claim.sent]
 
-    def _put_back(self, due: heap.Due, run: Run, now: datetime, clocks: StoppedClocks) -> None:
+    def _planned(self, claims: Claims, due: heap.Due, now: datetime) -> Run | None:
+        """Return the run to claim; None, and look again later, where the one before waits or nothing can be told."""
+        wait = STANDBY_WAIT
+        if not claims.waits(due.entry.name):
+            try:
+                return self._planner.run(due.entry, now)
+            except Exception:  # it must not stop the others
+                logger.exception("The run of %r can't be told; looking again later", due.entry.name)
+                wait = self.max_interval
+        heap.put(self._heap, now.timestamp() + wait, due.priority, due.entry)
+        return None
+
+    def _put_back(self, due: heap.Due, run: Run, now: datetime) -> None:
         """Advance the entry of a claimed run, and put it back on the heap."""
         advanced, delay = self._advance(run, now), due.delay
-        if run.by_due_time:  # the next may be due at once
-            is_due, delay = self._look(clocks, advanced)
-            delay = 0 if is_due else delay
+        if run.by_due_time and (following := self.due_time(advanced, now)):  # it may be due at once
+            delay = max(0.0, (following - utc(now)).total_seconds())
         heap.put(self._heap, now.timestamp() + delay, due.priority, advanced)
 
     def _advance(self, run: Run, now: datetime) -> Any:
@@ -279,17 +308,17 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             self._ends_at = self._monotonic() + ENDING_TIME
         return self._ends_at is None or self._monotonic() < self._ends_at
 
-    def _deliver_again(self, outbox: Outbox) -> bool:
+    def _deliver_again(self, outbox: Outbox) -> None:
         unsent = outbox.claims.unsent()
         if not unsent:
-            return True
+            return
         gone = [claim.tick.entry for claim in unsent if self.find_entry(claim.tick.entry) is None]
-        if gone:
-            logger.warning("Election %r: claimed runs of %s can't be sent: they are in the schedule no more",
+        if gone:  # other code may know them: a deployment is under way, or will be rolled back
+            logger.warning("Election %r: claimed runs of %s can't be sent here: they are not in this schedule",
                            self._election, ", ".join(gone))  # fmt: skip
-            outbox.claims.drop(gone)
-        logger.info("Election %r: sending %d runs that were claimed and not confirmed", self._election, len(unsent))
-        return outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
+            outbox.claims.set_aside(gone)
+        logger.debug("Election %r: sending %d runs that were claimed and not confirmed", self._election, len(unsent))
+        outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
 
     def _send(self, claim: Claim) -> bool:
         """Publish the message of *claim*; see :class:`Outbox` for what is returned."""
@@ -351,6 +380,9 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             super().close()
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
+        if self._outbox and self._may_send():
+            with contextlib.suppress(LeadershipLost, LockUnavailable):  # the next leader finds what is there
+                self._outbox.claims.probe()
         self._term = self._outbox = None
         campaign, self._own_campaign = self._own_campaign, None
         if self._ledger:

@@ -11,6 +11,8 @@ from celery_leader.ledger import Claim
 #: How many messages are confirmed together. So many, at most, does a successor send again (with the same ids) when a
 #: leader dies between sending and confirming.
 CONFIRMED_TOGETHER = 100
+#: So many messages that fail one after another are the broker's fault; fewer may be their own.
+FAILURES_OF_A_BROKER = 3
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Outbox:
             counts: Where to count.
         """
         self.claims = claims
+        #: Whether the broker took nothing any more at the end of the last delivery.
+        self.is_stuck = False
         self._may_send = may_send
         self._send = send
         self._counts = counts or TickCounts()
@@ -62,22 +66,31 @@ class Outbox:
         return accepted
 
     def deliver(self, claims: Sequence[Claim]) -> bool:
-        """Send the messages of *claims*, which are ours, and confirm them.
+        """Send the messages of *claims*, which are ours, and confirm them. One that fails does not hold up the others.
 
         Returns:
             Whether all are out of our hands. If not, the rest stays claimed: for the next call, or the next leader.
         """
         sent: list[Claim] = []
+        failed = in_a_row = 0
+        self.is_stuck = False
         try:
             for claim in claims:
-                if not self._may_send() or not self._send(claim):
+                if not self._may_send():
                     return False
+                if not self._send(claim):
+                    failed, in_a_row = failed + 1, in_a_row + 1
+                    self.is_stuck = in_a_row == FAILURES_OF_A_BROKER
+                    if self.is_stuck:
+                        return False
+                    continue
+                in_a_row = 0
                 sent.append(claim)
                 self._counts.sent += 1
                 if len(sent) == CONFIRMED_TOGETHER:
                     confirmed, sent = sent, []
                     self.claims.confirm(confirmed)
-            return True
+            return not failed
         finally:
             if sent:
                 self.claims.confirm(sent)
@@ -86,7 +99,8 @@ class Outbox:
         """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
 
         Returns:
-            Whether all is out of our hands. If not, nothing newer may be claimed: it would take the place of it.
+            Whether all is out of our hands. Of an entry of which something is not nothing newer may be claimed: it
+            would take its place.
         """
         unsent = self.claims.unsent(newest_first=newest_first)
         before = self._counts.sent

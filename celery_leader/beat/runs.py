@@ -64,9 +64,15 @@ class Planner:
         self._due_time = due_time
         self._complained: set[str] = set()
 
-    def first_sight(self, entry: Any) -> Claim:
-        """Return the note of when *entry*, which is new, ran last: later leaders count its period from there."""
+    def first_sight(self, entry: Any, void: Claim | None = None) -> Claim:
+        """Return the note of when *entry*, which is new, ran last: later leaders count its period from there.
+
+        Args:
+            entry: The entry.
+            void: Its last claim by another schedule: it ran then, whatever this process knows.
+        """
         seen = entry.last_run_at if entry.last_run_at.tzinfo else utc(entry.last_run_at)
+        seen = max(seen, void.claimed_at) if void else seen
         tick = Tick(self._election, entry.name, seen)
         return Claim(tick, "", entry.total_run_count or 0, seen, fingerprint(entry.schedule), sent=True)
 
@@ -106,7 +112,8 @@ class Planner:
 def with_options(entry: Any, claim: Claim, token: int) -> Iterator[None]:
     """Give *entry* the id and the headers of its tick for a while; entries can't be copied, not all kinds of them."""
     before = entry.options
-    options = {"retry": True, "retry_policy": RETRY_POLICY, **before, "task_id": claim.task_id}
+    # kombu tells what may pass from what may not only of what it tried again.
+    options = {"retry_policy": RETRY_POLICY, **before, "retry": True, "task_id": claim.task_id}
     headers = {**(options.pop("headers", None) or {})}
     for ours in (POLICY_OPTION, WINDOW_OPTION):
         options.pop(ours, None)

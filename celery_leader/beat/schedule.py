@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery.beat import Scheduler
+from celery.beat import ScheduleEntry, Scheduler
+from celery.schedules import crontab
 
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.runs import Planner
@@ -46,6 +47,24 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
         """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
         return due_after(entry.schedule, entry.last_run_at, now)
 
+    def judge(self, entry: Any, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
+        """Return what to make of the base's answer whether *entry* is due, and when to look again.
+
+        A crontab is due by the time that its ticks are named by: Celery thinks otherwise in the hour that comes twice
+        when clocks are set back, and before 5.7 after midnight.
+        """
+        if not isinstance(entry.schedule, crontab) or entry.last_run_at is None:
+            return is_due, delay
+        due = self.due_time(entry, now)
+        left = (due - utc(now)).total_seconds() if due else 0.0
+        if is_due and left > 0:
+            return False, left
+        asks_only_the_schedule = type(entry).is_due is ScheduleEntry.is_due
+        if not is_due and left <= 0 and asks_only_the_schedule and self.app.conf.beat_cron_starting_deadline is None:
+            following = due_after(entry.schedule, now, now)
+            return True, (following - utc(now)).total_seconds() if following else delay
+        return is_due, delay
+
     def still_exist(self, names: Collection[str]) -> Collection[str]:
         """Return which of *names*, which are not in the schedule at the moment, may come back."""
         return ()
@@ -73,7 +92,9 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
     def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
         """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
         unknown = [entry for entry in entries if not self.recall(claims, share_schedule(entry, self._schedules))]
-        claims.start_afresh(self._planner.first_sight(entry) for entry in unknown if entry.last_run_at)
+        claims.start_afresh(
+            self._planner.first_sight(entry, claims.get(entry.name)) for entry in unknown if entry.last_run_at
+        )
 
     def recall(self, claims: Claims, entry: Any) -> bool:
         """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""

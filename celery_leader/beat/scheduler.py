@@ -22,7 +22,9 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
         return base_class
     attributes = {
         "__module__": __name__,
-        "uses_heap": all(getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap")),
+        "uses_heap": all(
+            getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap", "apply_entry")
+        ),
         "keeps_its_schedule": (
             base_class.schedules_equal is Scheduler.schedules_equal
             and base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)

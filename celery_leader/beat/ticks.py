@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import uuid
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _NAMESPACE = uuid.UUID("6f2f4a0e-5d0b-5c8f-9f0a-0c1e5a7d9b3e")
-_MAX_FINGERPRINT = 200
+_MAX_FINGERPRINT = 160
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -26,18 +27,32 @@ def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> dateti
     """Return when *schedule* is due for the first time after *last_run* (UTC), None when it never is.
 
     Schedules tell how much time is left, by a clock of their own that goes on between two looks. With that clock
-    stopped at *now* the answer depends on the last run alone. What never ran is due now.
+    stopped the answer depends on the last run alone. What never ran is due now.
     """
     if last_run is None:
         return utc(now)
+    if isinstance(schedule, schedules.crontab):
+        return _crontab_after(schedule, utc(last_run))
     if type(schedule) is schedules.schedule and not schedule.relative:
         every: timedelta = schedule.run_every
         return utc(last_run) + every  # what it would tell, in a fifth of the time
-    zone = getattr(schedule, "tz", None)  # where its hours are told; Celery before 5.7 reads them off the last run
     with StoppedClocks(now) as clocks:
         clocks.stop(schedule)
-        left = schedule.remaining_estimate(utc(last_run).astimezone(zone) if zone else last_run)
+        left = schedule.remaining_estimate(last_run)
     return None if left is None else utc(now) + left  # in UTC: local days may have 23 or 25 hours
+
+
+def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
+    """Return when a crontab is due after *last_run*, told at that very moment.
+
+    Told later, Celery before 5.7 skips runs of the day before. In the hour that comes twice when clocks are set back
+    it names the first one for ever; what is not later is meant of the second.
+    """
+    local = last_run.astimezone(schedule.tz)
+    with StoppedClocks(local) as clocks:
+        clocks.stop(schedule)
+        due: datetime = last_run + schedule.remaining_estimate(local)
+    return due if due > last_run else utc(due.astimezone(schedule.tz).replace(fold=1))
 
 
 def task_id(app_name: str, tick: Tick) -> str:
@@ -52,7 +67,9 @@ def fingerprint(schedule: Any) -> str:
     if type(schedule) is schedules.schedule:  # its own text is rounded to two digits
         text = f"every {schedule.run_every.total_seconds()} s{' relative' if schedule.relative else ''}"
     else:
-        text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(schedule))[:_MAX_FINGERPRINT]
+        text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(schedule))
+    if len(text) > _MAX_FINGERPRINT:
+        text = f"{text[:_MAX_FINGERPRINT]}… {hashlib.sha256(text.encode()).hexdigest()[:32]}"
     return sys.intern(text)  # kept for each of thousands of entries, which share a few
 
 
@@ -74,19 +91,20 @@ class StoppedClocks:
 
     def __init__(self, now: datetime) -> None:
         """Stop clocks at *now*."""
-        self._moment = now
-        self._now = lambda: now
+        #: The moment.
+        self.now = now
+        self._tell = lambda: now
         self._stopped: list[tuple[Any, Any]] = []
 
     def stop(self, schedule: Any) -> None:
         """Stop the clock of *schedule*."""
         self._stopped.append((schedule, getattr(schedule, "nowfun", None)))
         zone = getattr(schedule, "tz", None)
-        schedule.nowfun = self._now if zone is None or zone is self._moment.tzinfo else self._in_zone(zone)
+        schedule.nowfun = self._tell if zone is None or zone is self.now.tzinfo else self._in_zone(zone)
 
     def _in_zone(self, zone: tzinfo) -> Callable[[], datetime]:
         """Return a clock that shows the moment where *zone* is: Celery before 5.7 compares its date with another."""
-        local = self._moment.astimezone(zone)
+        local = self.now.astimezone(zone)
         return lambda: local
 
     def __enter__(self) -> Self:

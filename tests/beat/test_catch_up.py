@@ -81,7 +81,10 @@ def test_an_entry_may_want_otherwise(place: Any) -> None:
     ("options", "complaint"),
     [
         ({"leader_catch_up": "none"}, "leader_catch_up must be one of latest, skip, all, got 'none'"),
-        ({"leader_catch_up_window": -1}, "leader_catch_up_window must be a positive number of seconds, got -1"),
+        (
+            {"leader_catch_up_window": -1},
+            "leader_catch_up_window must be a positive number of seconds, ten years at most, got -1",
+        ),
     ],
 )
 def test_a_wish_that_can_not_be_met_is_refused(options: dict[str, Any], complaint: str) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from unittest import mock
 
 import pytest
-from celery.beat import Scheduler
-from celery.schedules import crontab
+from celery.beat import BeatLazyFunc, Scheduler
+from celery.schedules import BaseSchedule, crontab
 from kombu.exceptions import OperationalError
 
 from celery_leader.backends.memory import MemoryLedger
@@ -165,6 +166,7 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet) -> None
         fleet.wall.advance(10)
         assert leader.scheduler.tick() > 0
         assert fleet.ledger._claims["ten"] == claimed
+    fleet.wall.advance(1)  # in which it was not looked at again
     leader.tick_until_idle()
     messages = fleet.sent()
     assert messages[0]["id"] == claimed.task_id
@@ -232,8 +234,8 @@ def test_an_entry_with_a_new_schedule_starts_afresh(fleet: Fleet) -> None:
     assert dues(fleet.sent()) == [160]
 
 
-def test_a_removed_entry_with_an_unsent_tick_is_forgotten(fleet: Fleet) -> None:
-    """There is nothing left to send it from, and it must not hold up the rest."""
+def test_an_unsent_tick_of_an_unknown_entry_is_left_to_those_who_know_it(fleet: Fleet) -> None:
+    """It holds up nothing; a deployment that is rolled back sends it."""
     fleet.schedule = EVERY_TEN
     first = fleet.machine()
     first.lead()
@@ -246,10 +248,135 @@ def test_a_removed_entry_with_an_unsent_tick_is_forgotten(fleet: Fleet) -> None:
     second = fleet.machine()
     second.lead()
     second.tick_until_idle()
-    assert "ten" not in fleet.ledger._claims
     fleet.wall.advance(60)
     second.tick_until_idle()
     assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+    second.resign()
+    fleet.schedule = EVERY_TEN
+    third = fleet.machine()
+    third.lead()
+    third.scheduler.tick()
+    assert dues(fleet.sent())[0] == 10
+
+
+def test_one_entry_that_fails_stops_no_other(fleet: Fleet) -> None:
+    """Whether its schedule, its options or its message is at fault."""
+
+    class Broken(BaseSchedule):
+        def is_due(self, last_run_at: Any) -> tuple[bool, float]:
+            return True, 1.0
+
+    def refuse() -> None:
+        raise ConnectionError("an argument that asks somebody who is away")
+
+    fleet.schedule = {
+        **EVERY_TEN,
+        "schedule": {"task": "t.bad", "schedule": Broken()},
+        "options": {"task": "t.odd", "schedule": 10.0, "options": {"leader_catch_up_window": float("inf")}},
+        "arguments": {"task": "t.bad", "schedule": 10.0, "args": (BeatLazyFunc(refuse),)},
+    }
+    leader = fleet.machine()
+    for _ in range(3):
+        leader.lead()
+        leader.tick_until_idle()
+        fleet.wall.advance(10)
+    assert Counter(each["task"] for each in fleet.sent()) == {"t.ten": 2, "t.odd": 2}
+
+
+def test_a_message_that_the_broker_refuses_stops_no_other_entry(fleet: Fleet) -> None:
+    """It stays claimed, and is tried again; the others go on."""
+    fleet.schedule = {**EVERY_TEN, "refused": {"task": "t.refused", "schedule": 10.0}}
+    leader = fleet.machine()
+    send_task = leader.scheduler.app.send_task
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "t.refused":
+            raise OperationalError("WRONGTYPE")
+        return send_task(name, *args, **kwargs)
+
+    with mock.patch.object(leader.scheduler.app, "send_task", refuse):
+        for _ in range(4):
+            leader.lead()
+            leader.tick_until_idle()
+            fleet.wall.advance(10)
+    assert [each["task"] for each in fleet.sent()] == ["t.ten"] * 3
+    assert not fleet.ledger._claims["refused"].sent
+
+
+def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> None:
+    """By a look each lease, so that an entry that is due once a day is not forgotten."""
+    fleet.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.ledger.clear()
+    leader.scheduler._probes_at = 0.0
+    leader.scheduler.tick()
+    assert "hour" in fleet.ledger._claims
+
+
+def test_a_schedule_that_changed_and_changed_back_is_not_sent_twice(fleet: Fleet) -> None:
+    """The process that knew the first one led before the second."""
+    entry = {"task": "t.e", "schedule": crontab(minute="*/10")}
+    fleet.schedule = {"e": entry}
+    new = fleet.machine()
+    new.lead()
+    new.tick_until_idle()
+    fleet.wall.now = datetime(2026, 11, 23, 9, 10, tzinfo=timezone.utc)
+    new.tick_until_idle()
+    new.resign()
+    fleet.schedule = {"e": {**entry, "schedule": crontab(minute="*/5")}}
+    old = fleet.machine()
+    old.lead()
+    old.tick_until_idle()
+    fleet.wall.now = datetime(2026, 11, 23, 9, 20, tzinfo=timezone.utc)
+    old.tick_until_idle()
+    assert len(fleet.sent()) == 2
+    old.resign()
+    fleet.wall.advance(1)
+    new.lead()
+    new.tick_until_idle()
+    assert fleet.sent() == []
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin"])
+@pytest.mark.parametrize("plan", [crontab(), crontab(minute="*/5")])
+def test_a_takeover_in_the_hour_that_comes_twice_floods_nobody(fleet: Fleet, zone: str, plan: crontab) -> None:
+    """Celery names a time in the first of the two for ever."""
+    fold = (
+        datetime(2026, 11, 1, 6, tzinfo=timezone.utc)
+        if "York" in zone
+        else datetime(2026, 10, 25, 1, tzinfo=timezone.utc)
+    )
+    fleet.schedule = {"e": {"task": "t.e", "schedule": plan}}
+    fleet.conf = {"timezone": zone}
+    fleet.wall.now = fold - timedelta(minutes=7)
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.now = fold + timedelta(seconds=10)
+    for _ in range(30):
+        second.lead()
+        second.tick_until_idle()
+        fleet.wall.advance(30)
+    seen = [each["leader_due_at"] for each in fleet.sent()]
+    assert len(seen) == len(set(seen))
+    assert 1 <= len(seen) <= 16
+
+
+def test_a_takeover_after_midnight_makes_up_for_the_run_before(fleet: Fleet) -> None:
+    """Celery before 5.7 compares days."""
+    fleet.schedule = {"e": {"task": "t.e", "schedule": crontab(minute="29,59")}}
+    fleet.wall.now = datetime(2026, 11, 23, 23, 29, tzinfo=timezone.utc)
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.now = datetime(2026, 11, 24, 0, 0, 5, tzinfo=timezone.utc)
+    second.lead()
+    second.tick_until_idle()
+    assert [each["leader_due_at"] for each in fleet.sent()] == ["2026-11-23T23:59:00+00:00"]
 
 
 def test_what_is_known_of_a_removed_entry_is_dropped_after_a_week(fleet: Fleet) -> None:

@@ -106,6 +106,12 @@ def test_ids_tell_ticks_apart() -> None:
     assert task_id("a", Tick("other", "e", NOON)) in ids
 
 
+def test_long_fingerprints_tell_schedules_apart() -> None:
+    """One o'clock is not thirteen o'clock, however many minutes there are."""
+    every_minute = list(range(60))
+    assert fingerprint(crontab(minute=every_minute, hour="1")) != fingerprint(crontab(minute=every_minute, hour="13"))
+
+
 def test_fingerprints_tell_schedules_apart() -> None:
     """To the millisecond, and without a machine's memory addresses."""
 

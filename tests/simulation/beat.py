@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.beat import Scheduler
+from kombu.exceptions import OperationalError
 
 from celery_leader.beat import mixin
 from celery_leader.beat.scheduler import leader_scheduler
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-class BrokerAway(ConnectionError):
+class BrokerAway(OperationalError):
     """The broker did not take a message, or did not say that it did."""
 
 
