@@ -283,6 +283,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         outbox = self._outbox
         if outbox is None or not self._may_send():
             raise SchedulingError(f"{entry.name}: this process does not lead {self._election!r} any more")
+        if outbox.is_stuck or outbox.claims.waits(entry.name):
+            return  # a newer claim would take the place of the one that waits
         try:
             self._know(outbox.claims, [entry])
             now = self._now()
