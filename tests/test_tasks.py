@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from kombu import Exchange, Queue
 import celery_leader
 from celery_leader import leader_only
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.tasks import leader_queue, mark_of
+from celery_leader.tasks import LeaderRouter, leader_queue, mark_of
 from celery_leader.testing import forced_leader
 
 
@@ -261,3 +262,15 @@ def test_publishers_need_no_store() -> None:
     app = Celery("proj", broker="memory://", set_as_current=False)
     app.conf.leader_queue_prefix = "mine."
     assert leader_queue(app, "default").name == "mine.default"
+
+
+def test_an_app_can_be_pickled_for_pools_that_spawn() -> None:
+    """Its settings travel whole; the router finds its app where it arrives."""
+    app = Celery("proj", broker="memory://", include=["json"], set_as_current=False)
+    app.conf.update(leader_backend="memory://", task_default_queue="mine")
+    celery_leader.setup(app)
+    app.finalize()
+    copy = pickle.loads(pickle.dumps(app))
+    assert copy.conf.include == ["json"]
+    assert copy.conf.task_default_queue == "mine"
+    assert [type(route) for route in copy.conf.task_routes] == [LeaderRouter]
