@@ -1,0 +1,87 @@
+"""The beat where clocks change, and where machines look at different times."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from celery.schedules import crontab
+
+from tests.beat.conftest import START, Fleet
+from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin"])
+@pytest.mark.parametrize("plan", [crontab(), crontab(minute="*/5")])
+def test_a_takeover_in_the_hour_that_comes_twice_floods_nobody(fleet: Fleet, zone: str, plan: crontab) -> None:
+    """Celery names a time in the first of the two for ever."""
+    fold = (
+        datetime(2026, 11, 1, 6, tzinfo=timezone.utc)
+        if "York" in zone
+        else datetime(2026, 10, 25, 1, tzinfo=timezone.utc)
+    )
+    fleet.schedule = {"e": {"task": "t.e", "schedule": plan}}
+    fleet.conf = {"timezone": zone}
+    fleet.wall.now = fold - timedelta(minutes=7)
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.now = fold + timedelta(seconds=10)
+    for _ in range(30):
+        second.lead()
+        second.tick_until_idle()
+        fleet.wall.advance(30)
+    seen = [each["leader_due_at"] for each in fleet.sent()]
+    assert len(seen) == len(set(seen))
+    assert 1 <= len(seen) <= 16
+
+
+def test_a_takeover_after_midnight_makes_up_for_the_run_before(fleet: Fleet) -> None:
+    """Celery before 5.7 compares days."""
+    fleet.schedule = {"e": {"task": "t.e", "schedule": crontab(minute="29,59")}}
+    fleet.wall.now = datetime(2026, 11, 23, 23, 29, tzinfo=timezone.utc)
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    fleet.wall.now = datetime(2026, 11, 24, 0, 0, 5, tzinfo=timezone.utc)
+    second.lead()
+    second.tick_until_idle()
+    assert [each["leader_due_at"] for each in fleet.sent()] == ["2026-11-23T23:59:00+00:00"]
+
+
+def test_crontabs_keep_the_apps_time_zone(fleet: Fleet) -> None:
+    """The ledger holds UTC; nine o'clock stays nine o'clock where the app lives."""
+    fleet.schedule = {"nine": {"task": "t.nine", "schedule": crontab(minute="0", hour="9")}}
+    fleet.conf = {"timezone": "Asia/Kolkata"}
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    first.resign()
+    second = fleet.machine()
+    second.lead()
+    fleet.wall.now = datetime(2026, 11, 24, 3, 29, 59, tzinfo=timezone.utc)
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    fleet.wall.advance(1)
+    second.tick_until_idle()
+    (headers,) = fleet.sent()
+    assert headers["leader_due_at"] == "2026-11-24T03:30:00+00:00"
+
+
+def test_the_due_time_is_the_same_on_every_machine(fleet: Fleet) -> None:
+    """It follows from the last run, not from when one looks."""
+    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    for late in (0.25, 1.75):
+        fleet.wall.now = START
+        machine = fleet.machine()
+        machine.lead()
+        machine.tick_until_idle()
+        fleet.wall.now = START + timedelta(seconds=30 + late)
+        machine.tick_until_idle()
+        found = {each["task"]: due for each in fleet.sent() for due in dues([each])}
+        assert found == {"t.ten": 30.0, "t.minute": 30.0}
+        machine.resign()
+        fleet.ledger.clear()
+        fleet.wall.now = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)

@@ -1,0 +1,221 @@
+"""The beat when something fails: an entry, a message, the broker, the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import pytest
+from celery.beat import BeatLazyFunc
+from celery.schedules import BaseSchedule
+from kombu.exceptions import OperationalError
+
+from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from tests.beat.conftest import Fleet, Machine
+from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
+from tests.servers import free_port
+from tests.waiting import eventually
+
+
+def test_one_entry_that_fails_stops_no_other(fleet: Fleet) -> None:
+    """Whether its schedule, its options or its message is at fault."""
+
+    class Broken(BaseSchedule):
+        def is_due(self, last_run_at: Any) -> tuple[bool, float]:
+            return True, 1.0
+
+    def refuse() -> None:
+        raise ConnectionError("an argument that asks somebody who is away")
+
+    fleet.schedule = {
+        **EVERY_TEN,
+        "schedule": {"task": "t.bad", "schedule": Broken()},
+        "options": {"task": "t.odd", "schedule": 10.0, "options": {"leader_catch_up_window": float("inf")}},
+        "arguments": {"task": "t.bad", "schedule": 10.0, "args": (BeatLazyFunc(refuse),)},
+    }
+    leader = fleet.machine()
+    for _ in range(3):
+        leader.lead()
+        leader.tick_until_idle()
+        fleet.wall.advance(10)
+    assert Counter(each["task"] for each in fleet.sent()) == {"t.ten": 2, "t.odd": 2}
+
+
+def test_a_message_that_the_broker_refuses_stops_no_other_entry(fleet: Fleet) -> None:
+    """It stays claimed, and is tried again; the others go on."""
+    fleet.schedule = {**EVERY_TEN, "refused": {"task": "t.refused", "schedule": 10.0}}
+    leader = fleet.machine()
+    send_task = leader.scheduler.app.send_task
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "t.refused":
+            raise OperationalError("WRONGTYPE")
+        return send_task(name, *args, **kwargs)
+
+    with mock.patch.object(leader.scheduler.app, "send_task", refuse):
+        for _ in range(4):
+            leader.lead()
+            leader.tick_until_idle()
+            fleet.wall.advance(10)
+    assert [each["task"] for each in fleet.sent()] == ["t.ten"] * 3
+    assert not fleet.ledger._claims["refused"].sent
+
+
+def test_a_message_that_can_never_be_sent_holds_up_nothing(fleet: Fleet) -> None:
+    """It is given up, as Celery's own beat does, and the others go on."""
+    fleet.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
+    assert fleet.ledger._claims["bad"].sent
+
+
+def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet) -> None:
+    """The tick stays claimed, nothing newer takes its place, and it is sent with its id."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    with broken_broker(leader):
+        leader.scheduler.tick()
+        claimed = fleet.ledger._claims["ten"]
+        assert not claimed.sent
+        fleet.wall.advance(10)
+        assert leader.scheduler.tick() > 0
+        assert fleet.ledger._claims["ten"] == claimed
+    fleet.wall.advance(1)  # in which it was not looked at again
+    leader.tick_until_idle()
+    messages = fleet.sent()
+    assert messages[0]["id"] == claimed.task_id
+    assert dues(messages) == [10, 20]
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_a_broker_that_can_not_be_reached_holds_nobody_up(fleet: Fleet, scheme: str) -> None:
+    """The stand-in for a broken broker fails the way that real ones do, and Celery would wait for them for minutes."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine(broker=f"{scheme}://127.0.0.1:{free_port()}")
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    begun = time.monotonic()
+    leader.scheduler.tick()
+    assert time.monotonic() - begun < 5
+    assert not fleet.ledger._claims["ten"].sent
+    assert leader.scheduler.counts.claimed == 1
+    assert leader.scheduler.counts.sent == 0
+
+
+def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(fleet: Fleet) -> None:
+    """It sends, and writes its claims when the store answers."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+        fleet.wall.advance(10)
+        leader.tick_until_idle()
+        assert dues(fleet.sent()) == [10]
+    with mock.patch("celery_leader.beat.claims._ASK_AGAIN", 0):
+        eventually(lambda: leader.scheduler.tick() and fleet.ledger._claims["ten"].run_count)
+    claim = fleet.ledger._claims["ten"]
+    assert (claim.run_count, claim.sent) == (1, True)
+
+
+def test_a_ledger_that_lost_its_data_gets_it_back(fleet: Fleet) -> None:
+    """From the leader that still knows."""
+    fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    before = dict(fleet.ledger._claims)
+    fleet.ledger.clear()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+    assert fleet.ledger._claims["hour"] == before["hour"]
+
+
+def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> None:
+    """By a look each lease, so that an entry that is due once a day is not forgotten."""
+    fleet.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.ledger.clear()
+    leader.scheduler._probes_at = 0.0
+    leader.scheduler.tick()
+    assert "hour" in fleet.ledger._claims
+
+
+def test_a_ledger_that_loses_its_data_twice_stops_no_beat(fleet: Fleet) -> None:
+    """Neither between writing back and the claim, nor for longer."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    gone = mock.Mock(side_effect=RecordNotFound("lost again"))
+    with mock.patch.multiple(fleet.ledger, claim=gone, confirm=gone):
+        leader.scheduler.tick()
+    assert dues(fleet.sent()) == [10]
+    leader.tick_until_idle()
+    assert fleet.ledger._claims["ten"].sent
+
+
+def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> None:
+    """Whether the ledger answered late or never: the tick is the next leader's to send."""
+    fleet.schedule = EVERY_TEN
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+
+    def too_late(*_: Any) -> None:
+        first.resign()
+        raise LockUnavailable("no answer")
+
+    with mock.patch.object(fleet.ledger, "claim", too_late):
+        first.scheduler.tick()
+    assert fleet.sent() == []
+    second.lead()
+    second.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+
+
+def test_an_unsent_tick_of_an_unknown_entry_is_left_to_those_who_know_it(fleet: Fleet) -> None:
+    """It holds up nothing; a deployment that is rolled back sends it."""
+    fleet.schedule = EVERY_TEN
+    first = fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(10)
+    with broken_broker(first):
+        first.scheduler.tick()
+    first.resign()
+    fleet.schedule = EACH_MINUTE
+    second = fleet.machine()
+    second.lead()
+    second.tick_until_idle()
+    fleet.wall.advance(60)
+    second.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+    second.resign()
+    fleet.schedule = EVERY_TEN
+    third = fleet.machine()
+    third.lead()
+    third.scheduler.tick()
+    assert dues(fleet.sent())[0] == 10
+
+
+def broken_broker(machine: Machine) -> Any:
+    """Let publishing fail as it does while the broker is away."""
+    error = OperationalError("[Errno 111] Connection refused")
+    return mock.patch.object(machine.scheduler.app, "send_task", side_effect=error)
