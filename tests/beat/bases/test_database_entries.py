@@ -8,7 +8,8 @@ import pytest
 
 from tests.beat.bases.conftest import DatabaseFleet, crontab, dies_before_writing, names, on_each_database
 from tests.beat.conftest import START
-from tests.beat.test_scheduler import broken_broker, dues
+from tests.beat.test_scheduler import dues
+from tests.beat.test_trouble import broken_broker
 
 pytestmark = pytest.mark.bases
 
