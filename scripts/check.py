@@ -39,10 +39,7 @@ BASES = {
     "bases": ["tests/beat/bases"],
 }
 # What no version can change is proved once. The last -m is the one that counts.
-ONCE = {
-    ("tests", "lowest"): ["-m", "not chaos and not bases and not mutants"],
-    ("chaos", "lowest"): ["--ignore=tests/chaos/test_random_faults.py", "--ignore=tests/chaos/test_plain_gate.py"],
-}
+ONCE = {("tests", "lowest"): ["-m", "not chaos and not bases and not mutants"]}
 
 
 def prepare(script: str, *arguments: str) -> str:
