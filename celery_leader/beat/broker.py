@@ -28,13 +28,15 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     def connection(self) -> Any:
         """The connection to publish by."""
         connection = self.app.connection_for_write()
-        timeout = self.io_timeout
+        transport, timeout = connection.get_transport_cls(), self.io_timeout
         ours = {
             "redis": {"socket_timeout": timeout, "socket_connect_timeout": timeout},
             # A message that lies in a socket's buffer has not reached the broker.
             "amqp": {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True},
-        }.get(connection.transport.driver_type, {})
+        }.get(transport.driver_type, {})
         connection.transport_options = {**ours, **(connection.transport_options or {})}
+        if transport.driver_type == "redis":
+            connection.transport_cls = _with_lasting_clients(transport)
         return connection
 
     def _ensure_connected(self) -> Any:
@@ -57,3 +59,21 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         if connection := self.__dict__.pop("connection", None):
             with contextlib.suppress(Exception):  # it is broken
                 connection.release()
+
+
+def _with_lasting_clients(transport: Any) -> Any:
+    """Return kombu's *transport* for Redis with lasting clients: it makes one a message, in a quarter of all its time."""
+
+    class Channel(transport.Channel):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            make, clients = self.Client, {}
+
+            def client(*, connection_pool: Any, **kwargs: Any) -> Any:
+                if connection_pool not in clients:
+                    clients[connection_pool] = make(connection_pool=connection_pool, **kwargs)
+                return clients[connection_pool]
+
+            self.Client = client
+
+    return type(transport.__name__, (transport,), {"Channel": Channel})

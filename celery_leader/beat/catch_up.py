@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import schedules
 
-from celery_leader.beat.ticks import due_after
+from celery_leader.beat.ticks import due_after, is_interval
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LONGEST, LeaderSettings
 
@@ -118,7 +118,7 @@ def _within_deadline(schedule: Any, window: float) -> float:
 
 def _latest(schedule: Any, due: datetime, now: datetime) -> tuple[datetime, int]:
     """Return the last run that is due by *now*, *due* being one, and how many come before it."""
-    if type(schedule) is schedules.schedule and not schedule.relative:
+    if is_interval(schedule):
         before = max(0, (now - due) // schedule.run_every) if schedule.run_every else 0
         return due + before * schedule.run_every, before
     runs = [due, *islice(_following(schedule, due, now), _MOST)]

@@ -256,7 +256,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
     def _advance(self, run: Run, now: datetime) -> Any:
         if run.missed:
             self._count_missed(run)
-        entry = run.entry if run.claim.sent else self.reserve(run.entry)
+        entry = run.entry if run.claim.sent else self.advance(run.entry)
         last_run = run.claim.claimed_at.astimezone(now.tzinfo) if run.by_due_time else now
         self.set_last_run(entry, last_run, run.claim.run_count)
         return entry

@@ -33,13 +33,18 @@ def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> dateti
         return utc(now)
     if isinstance(schedule, schedules.crontab):
         return _crontab_after(schedule, utc(last_run))
-    if type(schedule) is schedules.schedule and not schedule.relative:
+    if is_interval(schedule):
         every: timedelta = schedule.run_every
         return utc(last_run) + every  # what it would tell, in a fifth of the time
     with StoppedClocks(now) as clocks:
         clocks.stop(schedule)
         left = schedule.remaining_estimate(last_run)
     return None if left is None else utc(now) + left  # in UTC: local days may have 23 or 25 hours
+
+
+def is_interval(schedule: Any) -> bool:
+    """Return whether *schedule* is a plain interval, whose runs are a matter of arithmetic."""
+    return type(schedule) is schedules.schedule and not schedule.relative
 
 
 def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
