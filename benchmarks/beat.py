@@ -23,7 +23,7 @@ import tracemalloc
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -131,6 +131,9 @@ class Plain:
     def tick(self) -> int:
         return int(self.scheduler.tick() == 0)
 
+    def close(self) -> None:
+        self.scheduler.close()
+
 
 def rate(tick: Callable[[], int]) -> float:
     """Return messages a second over one turn."""
@@ -138,12 +141,6 @@ def rate(tick: Callable[[], int]) -> float:
     while (spent := time.perf_counter() - begun) < TURN:
         sent += tick()
     return sent / spent
-
-
-def seconds(action: Callable[[], Any]) -> float:
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun
 
 
 def all_due(app: Celery, wall: Wall) -> None:
@@ -167,11 +164,12 @@ def start_up(broker: str, store: str, entries: int) -> None:
     spent: dict[str, list[float]] = {"Celery": [], "ours, first": [], "ours, next": []}
     for turn in range(STARTS):
         app = make_app(broker, store, entries, f"bench-start-{turn}")
-        spent["Celery"].append(seconds(lambda: Plain(app).tick()))
-        for kind in ("ours, first", "ours, next"):
-            leaders: list[Leader] = []
-            spent[kind].append(seconds(lambda: leaders.append(Leader(app)) or leaders[0].tick()))
-            leaders[0].close()
+        for kind, figures in spent.items():
+            begun = time.perf_counter()
+            scheduler = Plain(app) if kind == "Celery" else Leader(app)
+            scheduler.tick()
+            figures.append(time.perf_counter() - begun)
+            scheduler.close()
     for name, figures in spent.items():
         ratio = statistics.median(own / plain for own, plain in zip(figures, spent["Celery"], strict=True))
         print(f"  start-up {name:12} {statistics.median(figures):5.2f} s, {ratio:.2f} x Celery's (budget: <= 1.5)")

@@ -25,9 +25,7 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
         "uses_heap": all(
             getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap", "apply_entry")
         ),
-        "keeps_entries_as_celery": (
-            base_class.is_due is Scheduler.is_due and base_class.reserve is Scheduler.reserve
-        ),
+        "keeps_entries_as_celery": (base_class.is_due is Scheduler.is_due and base_class.reserve is Scheduler.reserve),
         "keeps_its_schedule": (
             base_class.schedules_equal is Scheduler.schedules_equal
             and base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)
