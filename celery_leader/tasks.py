@@ -18,7 +18,7 @@ from celery.local import Proxy
 from celery.states import IGNORED
 from kombu import Queue
 
-from celery_leader.beat.runs import DUE_HEADER
+from celery_leader.beat.message import DUE_HEADER
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, NotLeader, RecordConflict
 from celery_leader.leadership import state
 from celery_leader.leadership.effects import TickGuard, guard_of

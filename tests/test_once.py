@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, Reject
 import celery_leader
 from celery_leader import leader_only, once_per_tick
 from celery_leader.backends.memory import MemoryEffects
-from celery_leader.beat.runs import DUE_HEADER
+from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
 from celery_leader.leadership import effects as guards

@@ -1,18 +1,20 @@
-"""The beat's connection to the broker, whose calls come back: a beat that waits for a broker sends nothing else."""
+"""From a tick that is claimed to the broker, in bounded time: a beat that waits for a broker sends nothing else."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery.beat import Scheduler
+from celery.beat import Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
-#: For publishing: one more try at once, for a connection that was cut while it was idle. What fails then stays claimed,
-#: and is sent when the broker is back.
-RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
+from celery_leader.beat.message import with_options
+from celery_leader.ledger import Claim
+
+logger = logging.getLogger(__name__)
 
 #: AMQP's codes of what passes: a queue's home node is down, a resource is locked, no consumers, an internal fault.
 _PASSING = {311, 313, 404, 405, 541}
@@ -43,6 +45,36 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     def _ensure_connected(self) -> Any:
         """Open the connection if it is not, with one more try; the base would try for an hour."""
         return self.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+
+    def publish_tick(self, entry: Any, claim: Claim, token: int) -> bool:
+        """Publish the message of *claim*, which is of *entry*, for the term *token*.
+
+        Returns:
+            Whether it is out of our hands: the broker has it, or never will, as Celery's own beat gives it up. False:
+            the broker takes no messages now.
+        """
+        try:
+            producer = self.producer
+        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
+            return self._has_failed(claim, error, is_away=True)
+        try:
+            with with_options(entry, claim, token):
+                logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+                super().apply_async(entry, producer=producer, advance=False)
+        except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
+            cause = error.__context__ if isinstance(error, SchedulingError) else error
+            return self._has_failed(claim, cause, is_away=self.is_broker_away(cause))
+        return True
+
+    def _has_failed(self, claim: Claim, cause: BaseException | None, *, is_away: bool) -> bool:
+        self.forget_connection()  # AMQP closes a channel on which it refused something
+        if is_away:
+            logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
+                         claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
+            return False
+        logger.error("%s, due at %s, can't be sent and is given up: %s",
+                     claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
+        return True
 
     def is_broker_away(self, cause: BaseException | None) -> bool:
         """Return whether *cause*, an error of publishing, says that the broker takes no messages, rather than not this.

@@ -19,7 +19,7 @@ from celery_leader.beat.broker import PublisherMixin
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, TickCounts
-from celery_leader.beat.runs import Planner, Run, with_options
+from celery_leader.beat.runs import Planner, Run
 from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.beat.ticks import StoppedClocks, utc
@@ -325,31 +325,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
     def _send(self, claim: Claim) -> bool:
         """Publish the message of *claim*; see :class:`Outbox` for what is returned."""
         entry, term = self.find_entry(claim.tick.entry), self._term
-        if entry is None or term is None:
-            return False
-        try:
-            producer = self.producer
-        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
-            return self._has_failed(claim, error, is_away=True)
-        try:
-            with with_options(entry, claim, term.fencing_token):
-                logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
-                super().apply_async(entry, producer=producer, advance=False)
-        except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
-            cause = error.__context__ if isinstance(error, SchedulingError) else error
-            return self._has_failed(claim, cause, is_away=self.is_broker_away(cause))
-        return True
-
-    def _has_failed(self, claim: Claim, cause: BaseException | None, *, is_away: bool) -> bool:
-        """Return whether a message that could not be published is to be given up, as Celery's own beat does."""
-        self.forget_connection()  # AMQP closes a channel on which it refused something
-        if is_away:
-            logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
-                         claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
-            return False
-        logger.error("%s, due at %s, can't be sent and is given up: %s",
-                     claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
-        return True
+        return entry is not None and term is not None and self.publish_tick(entry, claim, term.fencing_token)
 
     # -- the schedule --------------------------------------------------------------------------------------------
 

@@ -1,24 +1,19 @@
-"""From an entry that is due to the claim of its run, and from a claim to the options of its message."""
+"""From an entry that is due to the claim of its run."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery_leader.beat.broker import RETRY_POLICY
-from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION, CatchUp, plan
+from celery_leader.beat.catch_up import CatchUp, plan
 from celery_leader.beat.ticks import fingerprint, task_id, utc
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick
 
 logger = logging.getLogger(__name__)
-
-#: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
-DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
 
 _NEXT = timedelta(microseconds=1)
 
@@ -106,22 +101,3 @@ class Planner:
                 self._complained.add(entry.name)
                 logger.error("Entry %r: %s It runs as the settings say.", entry.name, error)  # noqa: TRY400
             return self._catch_up
-
-
-@contextlib.contextmanager
-def with_options(entry: Any, claim: Claim, token: int) -> Iterator[None]:
-    """Give *entry* the id and the headers of its tick for a while; entries can't be copied, not all kinds of them."""
-    before = entry.options
-    # kombu tells what may pass from what may not only of what it tried again.
-    options = {"retry_policy": RETRY_POLICY, **before, "retry": True, "task_id": claim.task_id}
-    headers = {**(options.pop("headers", None) or {})}
-    for ours in (POLICY_OPTION, WINDOW_OPTION):
-        options.pop(ours, None)
-        headers.pop(ours, None)
-    headers[DUE_HEADER] = claim.tick.due_at.isoformat()
-    headers[TOKEN_HEADER] = str(token)
-    entry.options = {**options, "headers": headers}
-    try:
-        yield
-    finally:
-        entry.options = before

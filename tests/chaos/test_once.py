@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from celery_leader.beat.runs import DUE_HEADER
+from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
 from celery_leader.ledger import Tick
 from tests.chaos.harness import VISIBILITY, Fleet
