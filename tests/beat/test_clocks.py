@@ -37,6 +37,23 @@ def test_a_takeover_in_the_hour_that_comes_twice_floods_nobody(fleet: Fleet, zon
     assert 1 <= len(seen) <= 16
 
 
+@pytest.mark.parametrize(
+    "fold", [datetime(2026, 10, 25, 1, tzinfo=timezone.utc), datetime(2026, 3, 29, 1, tzinfo=timezone.utc)]
+)
+def test_intervals_run_on_while_clocks_are_changed(fleet: Fleet, fold: datetime) -> None:
+    """Celery before 5.7 counts them by the time on the wall, and would wait for an hour."""
+    fleet.schedule = EVERY_TEN
+    fleet.conf = {"timezone": "Europe/Berlin"}
+    fleet.wall.now = fold - timedelta(seconds=30)
+    leader = fleet.machine()
+    leader.lead()
+    for _ in range(12):
+        leader.tick_until_idle()
+        fleet.wall.advance(10)
+    seen = [datetime.fromisoformat(each["leader_due_at"]) for each in fleet.sent()]
+    assert seen == [fold + timedelta(seconds=10 * number) for number in range(-2, 9)]
+
+
 def test_a_takeover_after_midnight_makes_up_for_the_run_before(fleet: Fleet) -> None:
     """Celery before 5.7 compares days."""
     fleet.schedule = {"e": {"task": "t.e", "schedule": crontab(minute="29,59")}}

@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
-from celery.beat import ScheduleEntry
+from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab, schedule
 
+from celery_leader.beat.scheduler import LeaderScheduler
 from celery_leader.beat.ticks import due_after, fingerprint, task_id
 from celery_leader.ledger import Tick
 
@@ -59,6 +60,17 @@ def test_due_does_not_depend_on_the_zone_of_the_last_run_or_of_the_clock(zone: s
     last_run = datetime(2026, 11, 24, 3, 30, tzinfo=timezone.utc).astimezone(ZoneInfo(zone))
     now = datetime(2026, 11, 24, 3, 51, tzinfo=timezone.utc).astimezone(ZoneInfo(zone))
     assert due_after(plan, last_run, now) == datetime(2026, 11, 24, 3, 50, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("every", [0.5, 10, 3600, 86_400 * 3, 0])
+@pytest.mark.parametrize("since", [0.0, 0.25, 9.999999, 10.0, 10.000001, 5e6])
+def test_an_interval_is_due_when_celery_says_so(every: float, since: float) -> None:
+    """Our arithmetic is for speed; in UTC it changes nothing."""
+    app = Celery("proj", set_as_current=False)
+    app.now = lambda: NOON + timedelta(seconds=since)
+    entry = ScheduleEntry(name="e", task="t", schedule=timedelta(seconds=every), last_run_at=NOON, app=app)
+    ours = LeaderScheduler(app=app, lazy=True)
+    assert ours.is_due(entry) == tuple(Scheduler(app=app, lazy=True).is_due(entry))
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
