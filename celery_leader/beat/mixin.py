@@ -183,6 +183,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         if self._monotonic() >= self._probes_at:
             self._probes_at = self._monotonic() + self._settings.lease_duration
             claims.probe()
+            self.warn_of_the_future(claims)
 
     def _stop_sending(self, reason: Exception) -> None:
         """Send nothing until the ledger was opened again, by this term or a later one."""

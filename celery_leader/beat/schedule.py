@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from copy import copy
 from datetime import datetime, timedelta
@@ -15,6 +16,10 @@ from celery_leader.beat.claims import Claims
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.ticks import due_after, fingerprint, is_interval, share_schedule, utc
 
+logger = logging.getLogger(__name__)
+
+#: What no two machines' clocks are apart.
+FUTURE = timedelta(hours=1)
 #: How long what is known of an entry outlives the entry: as long as a deployment may be rolled back.
 KEEP_REMOVED = timedelta(days=7)
 
@@ -31,6 +36,7 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
     _has_schedule = False
     _edits = 0
     _schedule_seen: Any = None
+    _future_told: datetime | None = None
 
     def begin_term(self) -> None:
         """Get the base ready to send; here: have it read its schedule, once."""
@@ -138,6 +144,20 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
         removed = {name for name in old if name not in schedule and name not in waiting}
         if gone := removed.difference(self.still_exist(removed) if removed else ()):
             claims.drop(sorted(gone))
+
+    def warn_of_the_future(self, claims: Claims) -> None:
+        """Say so when entries ran last at a time that is still to come: a wrong clock said it, and they wait for it.
+
+        To send them before would be to send ticks twice if it is this machine's clock that is wrong.
+        """
+        horizon = utc(self._now()) + FUTURE
+        ahead = {claim.claimed_at: claim.tick.entry for claim in claims.all() if claim.claimed_at > horizon}
+        latest = max(ahead, default=None)
+        if latest and latest != self._future_told:
+            logger.error("Entries ran last in the future, by this machine's clock: %r at %s, for one. They are not due "
+                         "before. If a clock was wrong then, end all beats and delete what the ledger has of them "
+                         '("A clock was set ahead" in the how-to).', ahead[latest], latest)  # fmt: skip
+        self._future_told = latest
 
     def add(self, **kwargs: Any) -> Any:
         """See :meth:`celery.beat.Scheduler.add`."""

@@ -102,3 +102,33 @@ def test_the_due_time_is_the_same_on_every_machine(fleet: Fleet) -> None:
         machine.resign()
         fleet.ledger.clear()
         fleet.wall.now = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
+
+
+def test_last_runs_in_the_future_are_told_of_and_left(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """A clock was wrong, and no machine can tell which one."""
+    fleet.schedule = EVERY_TEN
+    first, second = fleet.machine(), fleet.machine()
+    first.lead()
+    first.tick_until_idle()
+    fleet.wall.advance(86_400 * 365)
+    first.tick_until_idle()
+    assert len(fleet.sent()) == 1
+    first.resign()
+    fleet.wall.advance(-86_400 * 365)
+    second.lead()
+    second.tick_until_idle()
+    fleet.wall.advance(20)
+    second.tick_until_idle()
+    assert fleet.sent() == []
+    (told,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert told.startswith(
+        "Entries ran last in the future, by this machine's clock: 'ten' at 2027-11-23 09:00:30+00:00"
+    )
+    second.resign()
+    del fleet.ledger._claims["ten"]  # what the how-to says
+    third = fleet.machine()
+    third.lead()
+    third.tick_until_idle()
+    fleet.wall.advance(10)
+    third.tick_until_idle()
+    assert len(fleet.sent()) == 1
