@@ -20,7 +20,7 @@ from celery_leader.leadership.effects import guard_of
 from celery_leader.testing.contests import race
 from celery_leader.testing.effects_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
-from tests.test_once import deliver, is_dropped, taken
+from tests.once.conftest import deliver, is_dropped, taken
 from tests.waiting import eventually
 
 # Fence serves as a table that tasks write to.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 from celery import Celery, Task
-from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
 
 import celery_leader
@@ -18,79 +17,12 @@ from celery_leader import leader_only, once_per_tick
 from celery_leader.backends.memory import MemoryEffects
 from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
-from celery_leader.leadership import effects as guards
-from celery_leader.leadership.effects import guard_of
+from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import Tick
 from celery_leader.tasks import leader_queue
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
-
-DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
-TICK = task_id("proj", Tick("default", "invoices", DUE))
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    """An app, wired, on a broker and a store in memory."""
-    app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.update(leader_backend="memory://")
-    celery_leader.setup(app)
-    for queue in ("celery", "mine"):  # memory is one for all apps
-        taken(app, queue)
-    yield app
-    app.AsyncResult(TICK).forget()
-    app.close()
-
-
-@pytest.fixture
-def effects(app: Celery) -> MemoryEffects:
-    """What the app's store knows of ticks."""
-    store = guard_of(app)._effects
-    assert isinstance(store, MemoryEffects)
-    return store
-
-
-class Runs:
-    """A task that counts its runs, and does what the test wants of it."""
-
-    def __init__(self, app: Celery, act: Callable[[], Any] = lambda: "ran", **options: Any) -> None:
-        """Make it."""
-        self.count = 0
-        guard = options.pop("guard", once_per_tick)
-
-        def run() -> Any:
-            self.count += 1
-            return act()
-
-        self.task: Task = app.task(name="invoices", shared=False, **options)(guard(run))
-        app.finalize()
-
-
-def deliver(task: Task, *, id: str = TICK, queue: str = "celery", **request: Any) -> Any:  # noqa: A002
-    """Run *task* as a pool child does, with a tick's message; return its trace's info, None for a success."""
-    request = {
-        "id": id, "task": task.name, "args": (), "kwargs": {}, "is_eager": False, "called_directly": False,
-        "delivery_info": {"exchange": queue, "routing_key": queue}, "headers": {DUE_HEADER: DUE.isoformat()},
-        **request,
-    }  # fmt: skip
-    return build_tracer(task.name, task, app=task.app)(id, (), {}, request).info
-
-
-def taken(app: Celery, name: str = "celery") -> list[Any]:
-    """Take all messages from the queue *name*."""
-    messages = []
-    with app.connection() as connection:
-        channel = connection.default_channel
-        app.amqp.Queues(None, create_missing=True)[name](channel).declare()
-        while message := channel.basic_get(name, no_ack=True):
-            messages.append(message)
-    return messages
-
-
-def is_dropped(info: Any) -> bool:
-    """Whether the message is acknowledged, and nothing else done about it."""
-    return isinstance(info.retval, Ignore) and not isinstance(info.retval, Reject)
+from tests.once.conftest import DUE, TICK, Runs, deliver, is_dropped, taken
 
 
 def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
@@ -248,122 +180,6 @@ def test_of_many_deliveries_at_once_one_runs(app: Celery) -> None:
     assert all(is_dropped(info) for info in results if info is not None)
 
 
-class Unavailable:
-    """A store that gives no answer to the first *count* calls of a method, whether it did what was asked or not."""
-
-    only_the_answer = False  # is lost
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, effects: MemoryEffects, method: str, count: int) -> None:
-        """Let *method* fail."""
-        self.left, self._real = count, getattr(effects, method)
-        monkeypatch.setattr(effects, method, self._call, raising=False)
-
-    def _call(self, *arguments: Any) -> Any:
-        if not self.left:
-            return self._real(*arguments)
-        self.left -= 1
-        if self.only_the_answer:
-            self._real(*arguments)
-        raise LockUnavailable("store away")
-
-
-def test_an_answer_that_was_lost_is_asked_for_again(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The claim had been written: it is ours."""
-    runs = Runs(app)
-    Unavailable(monkeypatch, effects, "begin", 1).only_the_answer = True
-    assert deliver(runs.task) is None
-    assert runs.count == 1
-
-
-@pytest.mark.parametrize("acks_late", [False, True])
-def test_a_store_that_does_not_answer_puts_the_tick_off(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
-) -> None:
-    """It is neither run blindly nor lost."""
-    runs = Runs(app, acks_late=acks_late)
-    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(LockUnavailable("store away")))
-    assert is_dropped(deliver(runs.task))
-    assert runs.count == 0
-    monkeypatch.undo()
-    (message,) = taken(app)
-    assert message.headers["id"] == TICK
-    assert deliver(runs.task) is None
-
-
-@pytest.mark.parametrize("acks_late", [False, True])
-def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
-) -> None:
-    """It goes back; if it was acknowledged and can't, the task fails for all to see."""
-    runs = Runs(app, acks_late=acks_late)
-    effects.begin(TICK, "other", 600)
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        assert bool(kwargs.get("retry_policy")) is not acks_late
-        raise RuntimeError("refused")
-
-    monkeypatch.setattr(type(app), "send_task", refuse)
-    info = deliver(runs.task)
-    assert info.state == ("REJECTED" if acks_late else "FAILURE")
-    assert not acks_late or info.retval.requeue
-    assert runs.count == 0
-
-
-def test_a_tick_that_is_done_waits_for_the_store(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its effect is there; a short outage does not make it come twice."""
-    monkeypatch.setattr(guards, "PAUSE", 0.01)
-    runs = Runs(app)
-    away = Unavailable(monkeypatch, effects, "done", 3)
-    assert deliver(runs.task) is None
-    assert away.left == 0
-    assert is_dropped(deliver(runs.task))
-
-
-def test_a_tick_that_is_done_does_not_wait_for_ever(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It succeeds, and the log tells that its note is missing."""
-    monkeypatch.setattr(guards, "PATIENCE", 0.0)
-    runs = Runs(app)
-    Unavailable(monkeypatch, effects, "done", 1)
-    assert deliver(runs.task) is None
-    assert f"Tick {TICK} is done, which could not be noted" in caplog.text
-
-
-def test_a_claim_is_given_back_by_a_second_try(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection that was idle while the task ran may have been cut."""
-
-    def act() -> None:
-        if runs.count == 1:
-            raise ValueError("no")
-
-    runs = Runs(app, act)
-    away = Unavailable(monkeypatch, effects, "release", 1)
-    assert deliver(runs.task).state == "FAILURE"
-    assert away.left == 0
-    assert deliver(runs.task) is None
-
-
-def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """And the log tells how long the tick will wait."""
-
-    def act() -> None:
-        raise ValueError("no")
-
-    runs = Runs(app, act)
-    Unavailable(monkeypatch, effects, "release", 2)
-    assert "no" in str(deliver(runs.task).retval)
-    assert "can't be tried again before its claim has ended" in caplog.text
-
-
 def test_a_run_longer_than_its_claim_is_told_of(
     app: Celery, effects: MemoryEffects, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -404,14 +220,6 @@ def test_a_claim_outlasts_the_task(
     monkeypatch.setattr(effects, "begin", lambda *call: claimed.append(call[2]) or begin(*call), raising=False)
     deliver(Runs(app, guard=once_per_tick(timeout=timeout), **options).task, **request_)
     assert claimed == [seconds]
-
-
-def test_a_store_is_asked_for_a_week(app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or as long as ``leader_tick_retention`` says."""
-    kept: list[float] = []
-    monkeypatch.setattr(effects, "done", lambda *call: kept.append(call[2]) or True, raising=False)
-    deliver(Runs(app).task)
-    assert kept == [7 * 24 * 3600]
 
 
 @pytest.mark.parametrize("leader_first", [True, False])
@@ -457,15 +265,6 @@ def test_a_conflict_of_the_tasks_own_is_its_failure(app: Celery) -> None:
 
     assert deliver(Runs(app, act).task).state == "FAILURE"
     assert taken(app) == []
-
-
-def test_a_worker_without_a_store_fails_its_ticks() -> None:
-    """Waiting would not help."""
-    app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
-    app.conf.leader_lease = 5
-    info = deliver(Runs(app).task)
-    assert isinstance(info.retval, ConfigurationError)
-    app.close()
 
 
 def test_the_signature_and_the_text_are_the_functions(app: Celery) -> None:

@@ -1,0 +1,146 @@
+"""``@once_per_tick`` while its store does not answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_leader.backends.memory import MemoryEffects
+from celery_leader.exceptions import ConfigurationError, LockUnavailable
+from celery_leader.leadership import effects as guards
+from tests.once.conftest import TICK, Runs, deliver, is_dropped, taken
+
+
+class Unavailable:
+    """A store that gives no answer to the first *count* calls of a method, whether it did what was asked or not."""
+
+    only_the_answer = False  # is lost
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, effects: MemoryEffects, method: str, count: int) -> None:
+        """Let *method* fail."""
+        self.left, self._real = count, getattr(effects, method)
+        monkeypatch.setattr(effects, method, self._call, raising=False)
+
+    def _call(self, *arguments: Any) -> Any:
+        if not self.left:
+            return self._real(*arguments)
+        self.left -= 1
+        if self.only_the_answer:
+            self._real(*arguments)
+        raise LockUnavailable("store away")
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim had been written: it is ours."""
+    runs = Runs(app)
+    Unavailable(monkeypatch, effects, "begin", 1).only_the_answer = True
+    assert deliver(runs.task) is None
+    assert runs.count == 1
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_store_that_does_not_answer_puts_the_tick_off(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    """It is neither run blindly nor lost."""
+    runs = Runs(app, acks_late=acks_late)
+    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(LockUnavailable("store away")))
+    assert is_dropped(deliver(runs.task))
+    assert runs.count == 0
+    monkeypatch.undo()
+    (message,) = taken(app)
+    assert message.headers["id"] == TICK
+    assert deliver(runs.task) is None
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    """It goes back; if it was acknowledged and can't, the task fails for all to see."""
+    runs = Runs(app, acks_late=acks_late)
+    effects.begin(TICK, "other", 600)
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        assert bool(kwargs.get("retry_policy")) is not acks_late
+        raise RuntimeError("refused")
+
+    monkeypatch.setattr(type(app), "send_task", refuse)
+    info = deliver(runs.task)
+    assert info.state == ("REJECTED" if acks_late else "FAILURE")
+    assert not acks_late or info.retval.requeue
+    assert runs.count == 0
+
+
+def test_a_tick_that_is_done_waits_for_the_store(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its effect is there; a short outage does not make it come twice."""
+    monkeypatch.setattr(guards, "PAUSE", 0.01)
+    runs = Runs(app)
+    away = Unavailable(monkeypatch, effects, "done", 3)
+    assert deliver(runs.task) is None
+    assert away.left == 0
+    assert is_dropped(deliver(runs.task))
+
+
+def test_a_tick_that_is_done_does_not_wait_for_ever(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It succeeds, and the log tells that its note is missing."""
+    monkeypatch.setattr(guards, "PATIENCE", 0.0)
+    runs = Runs(app)
+    Unavailable(monkeypatch, effects, "done", 1)
+    assert deliver(runs.task) is None
+    assert f"Tick {TICK} is done, which could not be noted" in caplog.text
+
+
+def test_a_claim_is_given_back_by_a_second_try(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was idle while the task ran may have been cut."""
+
+    def act() -> None:
+        if runs.count == 1:
+            raise ValueError("no")
+
+    runs = Runs(app, act)
+    away = Unavailable(monkeypatch, effects, "release", 1)
+    assert deliver(runs.task).state == "FAILURE"
+    assert away.left == 0
+    assert deliver(runs.task) is None
+
+
+def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
+    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the log tells how long the tick will wait."""
+
+    def act() -> None:
+        raise ValueError("no")
+
+    runs = Runs(app, act)
+    Unavailable(monkeypatch, effects, "release", 2)
+    assert "no" in str(deliver(runs.task).retval)
+    assert "can't be tried again before its claim has ended" in caplog.text
+
+
+def test_a_store_is_asked_for_a_week(app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or as long as ``leader_tick_retention`` says."""
+    kept: list[float] = []
+    monkeypatch.setattr(effects, "done", lambda *call: kept.append(call[2]) or True, raising=False)
+    deliver(Runs(app).task)
+    assert kept == [7 * 24 * 3600]
+
+
+def test_a_worker_without_a_store_fails_its_ticks() -> None:
+    """Waiting would not help."""
+    app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.leader_lease = 5
+    info = deliver(Runs(app).task)
+    assert isinstance(info.retval, ConfigurationError)
+    app.close()
