@@ -12,7 +12,7 @@ import pymysql
 import pytest
 
 from tests.databases import mariadb_alias, postgres_alias, sqlite_alias  # noqa: F401  # fixtures
-from tests.servers import MariaDBServer, PostgresServer, RedisServer
+from tests.servers import MariaDBServer, PostgresServer, RedisServer, ValkeyServer
 from tests.simulation.mutants import MUTANTS
 
 if TYPE_CHECKING:
@@ -30,6 +30,13 @@ if name := os.environ.get("CELERY_LEADER_MUTANT"):
 def redis_server() -> Iterator[RedisServer]:
     """A running Redis."""
     with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A running Valkey."""
+    with ValkeyServer() as server:
         yield server
 
 

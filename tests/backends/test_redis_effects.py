@@ -1,4 +1,4 @@
-"""What became of ticks, in a real Redis."""
+"""What became of ticks, in a real Redis and a real Valkey."""
 
 from __future__ import annotations
 
@@ -19,17 +19,9 @@ KEY = f"proj:once:{TICK}"
 
 
 @pytest.fixture
-def raw(redis_server: RedisServer) -> Iterator[redis.Redis]:
-    """A client for what other programs do, on an empty server."""
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def effects(redis_server: RedisServer, raw: redis.Redis) -> Iterator[RedisEffects]:
+def effects(server: RedisServer, raw: redis.Redis) -> Iterator[RedisEffects]:
     """One object."""
-    effects = open_backend(redis_server.url, prefix="proj").effects()
+    effects = open_backend(server.url, prefix="proj").effects()
     assert isinstance(effects, RedisEffects)
     yield effects
     effects.close()
@@ -40,8 +32,8 @@ class TestRedisEffects(EffectsContract):
     """RedisEffects."""
 
     @pytest.fixture(autouse=True)
-    def _backend(self, redis_server: RedisServer) -> Iterator[None]:
-        self.backend = open_backend(redis_server.url)
+    def _backend(self, server: RedisServer) -> Iterator[None]:
+        self.backend = open_backend(server.url)
         self.made: list[RedisEffects] = []
         yield
         for effects in self.made:
@@ -71,13 +63,12 @@ def test_a_key_of_somebody_else_is_left_alone(effects: RedisEffects, raw: redis.
     assert raw.lrange(KEY, 0, -1) == [b"x"]
 
 
-def test_a_server_that_is_away_gives_no_answer() -> None:
+def test_a_server_that_is_away_gives_no_answer(own_server: RedisServer) -> None:
     """Neither "may run" nor "done"."""
-    with RedisServer() as server:
-        effects = open_backend(server.url, timeout=0.5).effects()
-        effects.begin(TICK, "a", LONG)
-        server.stop()
-        with pytest.raises(LockUnavailable):
-            effects.begin(TICK, "b", LONG)
-        server.start()
-        effects.close()
+    effects = open_backend(own_server.url, timeout=0.5).effects()
+    effects.begin(TICK, "a", LONG)
+    own_server.stop()
+    with pytest.raises(LockUnavailable):
+        effects.begin(TICK, "b", LONG)
+    own_server.start()
+    effects.close()

@@ -1,4 +1,4 @@
-"""A Redis that goes away, hangs, trickles, comes back empty, and connections that are killed."""
+"""A Redis or Valkey that goes away, hangs, trickles, comes back empty, and connections that are killed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ RECORD = "celery-leader:{default}:record"
 LEDGER = "celery-leader:{default}:ledger"
 
 
-def test_a_killed_connection_costs_nothing(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_a_killed_connection_costs_nothing(server: RedisServer, raw: redis.Redis) -> None:
     """CLIENT KILL, an idle timeout, a restart of something between: it is found dead before the next call."""
-    backend = backend_of(redis_server)
+    backend = backend_of(server)
     lock, ledger = backend.lock("default"), backend.ledger("default")
     stored = lock.create(sample_record())
     ledger.open(1)
@@ -54,10 +54,10 @@ def waiting() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "celery-leader-redis"}
 
 
-def test_threads_that_wait_in_vain_end(redis_server: RedisServer) -> None:
+def test_threads_that_wait_in_vain_end(server: RedisServer) -> None:
     """A server that trickles for an hour costs a handful of threads, not one a call."""
     before = waiting()
-    with Proxy((HOST, redis_server.port)) as proxy:
+    with Proxy((HOST, server.port)) as proxy:
         host, port = proxy.address
         lock = open_backend(f"redis://{host}:{port}", timeout=0.3).lock("default")
         proxy.trickle(0.1)
@@ -68,10 +68,10 @@ def test_threads_that_wait_in_vain_end(redis_server: RedisServer) -> None:
     lock.close()
 
 
-def test_a_lock_that_nobody_closes_leaves_no_thread(redis_server: RedisServer) -> None:
+def test_a_lock_that_nobody_closes_leaves_no_thread(server: RedisServer) -> None:
     """Its thread ends with it."""
     before = waiting()
-    lock = backend_of(redis_server).lock("nobody's")
+    lock = backend_of(server).lock("nobody's")
     with suppress(RecordNotFound):
         lock.get()
     assert len(waiting() - before) == 1
@@ -80,12 +80,12 @@ def test_a_lock_that_nobody_closes_leaves_no_thread(redis_server: RedisServer) -
     eventually(lambda: waiting() <= before, what="the thread ended")
 
 
-def test_a_forked_child_uses_no_connection_of_its_parents(redis_server: RedisServer, raw: redis.Redis) -> None:
+def test_a_forked_child_uses_no_connection_of_its_parents(server: RedisServer, raw: redis.Redis) -> None:
     """It opens its own, and does not wait for a thread that it does not have."""
     program = f"""
 import os, sys
 from celery_leader.backends import open_backend
-lock = open_backend({redis_server.url!r}, timeout=5).lock("default")
+lock = open_backend({server.url!r}, timeout=5).lock("default")
 mine = lock.get()
 child = os.fork()
 if child == 0:
@@ -93,7 +93,7 @@ if child == 0:
 status = os.waitpid(child, 0)[1]
 sys.exit(status or lock.get() != mine)
 """
-    lock = backend_of(redis_server).lock("default")
+    lock = backend_of(server).lock("default")
     lock.create(sample_record())
     before = raw.info("stats")["total_connections_received"]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60, check=False)

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Redis, PostgreSQL and MariaDB, each on a free port of 127.0.0.1, in its own directory.
+"""Real servers for the tests: Redis, Valkey, PostgreSQL, MariaDB. Each has a free port of 127.0.0.1 and a directory.
 
     with RedisServer() as server:
         client = redis.Redis.from_url(server.url)
@@ -18,9 +18,11 @@ from tests.servers.databases import DatabaseServer, MariaDBServer, PostgresServe
 from tests.servers.processes import HOST, ServerFailed, ServerMissing, family, find_program, free_port, process_table
 from tests.servers.redis import Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.servers.server import Server
+from tests.servers.valkey import REDIS_KINDS, ValkeyServer, has_valkey_wheel
 
 __all__ = [
     "HOST",
+    "REDIS_KINDS",
     "Certificates",
     "DatabaseServer",
     "MariaDBServer",
@@ -31,8 +33,10 @@ __all__ = [
     "Server",
     "ServerFailed",
     "ServerMissing",
+    "ValkeyServer",
     "family",
     "find_program",
     "free_port",
+    "has_valkey_wheel",
     "process_table",
 ]

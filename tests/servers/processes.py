@@ -16,10 +16,10 @@ HOST = "127.0.0.1"
 class ServerMissing(RuntimeError):
     """A server's program is not installed. Tests fail on it; they do not skip."""
 
-    def __init__(self, program: str, package: str) -> None:
+    def __init__(self, program: str, cure: str) -> None:
         super().__init__(
-            f"The tests need {program!r}, which is neither on PATH nor where Debian puts it. "
-            f"Install it (Debian: apt-get install {package}), or run `make test` as root, which does."
+            f"The tests need {program!r}, which is neither on PATH nor where its package puts it. "
+            f"Install it ({cure}), or run `make test` as root, which does."
         )
 
 
@@ -35,14 +35,14 @@ def find_program(name: str, package: str, *places: str) -> str:
                 return str(path / name)
     if found := shutil.which(name):
         return found
-    raise ServerMissing(name, package)
+    raise ServerMissing(name, f"Debian: apt-get install {package}")
 
 
 def find_library(name: str, package: str, place: str) -> str:
     """The path of library *name* in Debian's *place* (a glob pattern)."""
     for path in Path("/").glob(f"{place.lstrip('/')}/{name}"):
         return str(path)
-    raise ServerMissing(name, package)
+    raise ServerMissing(name, f"Debian: apt-get install {package}")
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -32,10 +31,7 @@ class Certificates:
 
 
 class RedisServer(Server):
-    """A Redis that writes every command to its append-only file before it answers.
-
-    `CELERY_LEADER_REDIS_SERVER` names another program than Debian's redis-server: valkey-server, say.
-    """
+    """A Redis that writes every command to its append-only file before it answers."""
 
     name = "redis"
 
@@ -70,7 +66,12 @@ class RedisServer(Server):
             **self._tls(),
             **self.settings,
         }
-        return [program(), *(word for key, value in settings.items() for word in (f"--{key}", value))]
+        return [self.program(), *(word for key, value in settings.items() for word in (f"--{key}", value))]
+
+    @staticmethod
+    def program() -> str:
+        """The path of the program."""
+        return find_program("redis-server", "redis-server", "/usr/bin")
 
     def _tls(self) -> dict[str, str]:
         if self._certificates is None:
@@ -98,11 +99,6 @@ class RedisServer(Server):
         if self._certificates is None:
             return plain
         return ssl.create_default_context(cafile=self._certificates.authority).wrap_socket(plain, server_hostname=HOST)
-
-
-def program() -> str:
-    """The path of the Redis, or of what stands in for it."""
-    return os.environ.get("CELERY_LEADER_REDIS_SERVER") or find_program("redis-server", "redis-server", "/usr/bin")
 
 
 class SentinelServer(RedisServer):
@@ -134,7 +130,7 @@ class SentinelServer(RedisServer):
 
     def command(self) -> list[str]:
         """The same program in another role."""
-        return [program(), str(self.data / "sentinel.conf"), "--sentinel"]
+        return [self.program(), str(self.data / "sentinel.conf"), "--sentinel"]
 
     def knows_a_replica(self) -> bool:
         """Whether it has seen a replica of the master, and that it is in order: it could promote it."""
