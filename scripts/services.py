@@ -16,6 +16,7 @@ from pathlib import Path
 PACKAGES = {
     "redis-server": "/usr/bin/redis-server",
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
+    "pgbouncer": "/usr/sbin/pgbouncer",
     "mariadb-server": "/usr/sbin/mariadbd",
     "libfaketime": "/usr/lib/*/faketime/libfaketime.so.1",  # steps a server's clock
 }

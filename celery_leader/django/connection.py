@@ -80,7 +80,16 @@ class OwnConnection:
             raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
         except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
-            raise LockUnavailable(f"{self.describe()} gave no answer: {cause}") from error
+            raise LockUnavailable(f"{self.describe()} gave no answer: {cause}{self._cure(cause)}") from error
+
+    def _cure(self, cause: str) -> str:
+        """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""
+        if not self._server_timeouts or "unsupported startup parameter" not in cause:
+            return ""
+        return (
+            ". That is a pooler, which passes on no limits of time: set "
+            'leader_backend_options = {"server_timeouts": False, "listen": False}'
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of a connection like this one, from those that the alias has now.

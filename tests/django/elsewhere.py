@@ -24,13 +24,21 @@ STEPS = 60
 
 
 def make_there(
-    alias: str, entry: dict[str, Any], prefix: str, kind: str, election: str, *, timeout: float = 30.0
+    alias: str,
+    entry: dict[str, Any],
+    prefix: str,
+    kind: str,
+    election: str,
+    *,
+    timeout: float = 30.0,
+    options: dict[str, bool] | None = None,
 ) -> Any:
     """Make a lock or a ledger (*kind*) on *alias*, whose settings are *entry*."""
     if not apps.ready:
         django.setup()
     connections.settings.setdefault(alias, entry)
-    return getattr(open_backend(f"django-db://{alias}", prefix=prefix, timeout=timeout), kind)(election)
+    backend = open_backend(f"django-db://{alias}", prefix=prefix, timeout=timeout, options=options or {})
+    return getattr(backend, kind)(election)
 
 
 def contend(make: Callable[..., Any], process: int, meet: Meet) -> tuple[list[int], list[int], float]:

@@ -36,7 +36,7 @@ def test_limits_of_a_postgres_session(postgres_alias: str, backend_of: Callable[
 
 @pytest.mark.postgres
 def test_limits_may_be_left_to_a_pooler(postgres_alias: str, backend_of: Callable[..., Any]) -> None:
-    """PgBouncer refuses connections that set them; the caller's own limit stays."""
+    """PgBouncer refuses connections that set them (test_pooler.py); the caller's own limit stays."""
     lock = backend_of(postgres_alias, timeout=5, options={"server_timeouts": False}).lock()
     assert lock._connection.run(lambda using: shown(connections[using], "statement_timeout")) == ["0"]
     options = own_settings(postgres_alias, timeout=5, server_timeouts=False)["OPTIONS"]

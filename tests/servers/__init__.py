@@ -15,6 +15,7 @@ not: what a server acknowledged outlives its SIGKILL, so a test that loses data 
 from __future__ import annotations
 
 from tests.servers.databases import DatabaseServer, MariaDBServer, PostgresServer
+from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.processes import HOST, ServerFailed, ServerMissing, family, find_program, free_port, process_table
 from tests.servers.redis import Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.servers.server import Server
@@ -26,6 +27,7 @@ __all__ = [
     "Certificates",
     "DatabaseServer",
     "MariaDBServer",
+    "PgBouncerServer",
     "PostgresServer",
     "RedisCluster",
     "RedisServer",

@@ -84,7 +84,11 @@ class PostgresServer(DatabaseServer):
 
     def answers(self) -> bool:
         """Asked by its own pg_isready, which knows "starting up" from "accepting connections"."""
-        question = [self.program("pg_isready"), "--quiet", f"--host={HOST}", f"--port={self.port}", "--timeout=1"]
+        return self.accepts(self.port)
+
+    def accepts(self, port: int) -> bool:
+        """Whether whoever listens on *port* takes PostgreSQL's clients."""
+        question = [self.program("pg_isready"), "--quiet", f"--host={HOST}", f"--port={port}", "--timeout=1"]
         return subprocess.run(question, check=False).returncode == 0
 
     def execute(self, sql: str, database: str = "") -> str:
