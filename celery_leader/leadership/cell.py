@@ -26,7 +26,31 @@ _DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
 _SIZE = 8192
 _SLOT_WORDS = 480  # per slot: checksum, length, then the text
 _MAX_TEXT = (_SLOT_WORDS - 2) * 8
+_PREFIX = "celery-leader-cell-"
 _MAX_READS = 4  # a reader never spins: a greenlet that did would starve the writer for ever
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file for as long as it is open, which ends with its process.
+
+    Raises:
+        OSError: Somebody has it locked.
+    """
+    import fcntl  # not on Windows, where nothing else here needs it
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_left_behind(directory: Path) -> None:
+    """Remove the files of workers that were killed. A process id would not tell: containers may share the directory."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # its worker lives, it is another user's, or just gone
+            descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+            try:
+                _lock(descriptor)
+                path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 class Cell:
@@ -50,11 +74,15 @@ class Cell:
         if not in_file:
             return cls(mmap.mmap(-1, _SIZE))
         shared_memory = Path("/dev/shm")  # noqa: S108  # Linux' file system in memory; elsewhere a file does
-        directory = shared_memory if shared_memory.is_dir() else None
-        descriptor, name = tempfile.mkstemp(prefix=f"celery-leader-{os.getpid()}-", dir=directory)
-        os.ftruncate(descriptor, _SIZE)
-        os.close(descriptor)
-        return cls.attach(Path(name))
+        directory = shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
+        _remove_left_behind(directory)
+        descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}{os.getpid()}-", dir=directory)
+        with open(descriptor, "r+b") as file:
+            file.truncate(_SIZE)
+            _lock(file.fileno())
+            memory = mmap.mmap(file.fileno(), _SIZE)  # has a handle of its own, and with it the lock
+        # Only now is it seen by those who remove what nobody has locked.
+        return cls(memory, Path(name).rename(directory / Path(name).name[1:]))
 
     @classmethod
     def attach(cls, path: Path) -> Cell:

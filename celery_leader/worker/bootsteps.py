@@ -8,9 +8,11 @@ has the last hook of every way to shut down. ``EmbeddedBeatStep`` runs the beat.
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import asdict
 from typing import Any, ClassVar
 
+import billiard
 import click
 from celery import bootsteps
 from celery.signals import worker_shutting_down
@@ -157,7 +159,7 @@ class WorkerLeadership:
             app_name=app.main,
             candidacy=self.readiness.candidacy,
             is_busy=self._is_busy,
-            in_file=getattr(worker, "pool_start_method", "fork") != "fork",
+            in_file=_spawns(worker),
         )
         if with_beat:
             self.beat = EmbeddedBeat(app, self.campaign)
@@ -209,6 +211,13 @@ def _status(candidate: Any) -> dict[str, Any]:
         "identity": candidate.elector.config.identity,
         "fencing_token": term.fencing_token if term else None,
     }
+
+
+def _spawns(worker: Any) -> bool:
+    """Return whether pool children begin with a fresh interpreter: by Celery's setting, or billiard's (on macOS)."""
+    if sys.platform == "win32":  # has no prefork pool, and nothing else starts children
+        return False
+    return getattr(worker, "pool_start_method", "fork") != "fork" or billiard.get_start_method() != "fork"
 
 
 def _module_of(pool: Any) -> str:

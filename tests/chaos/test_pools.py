@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
+import celery
 import pytest
 
 from tests.chaos.harness import LEASE, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+#: The settings by which pool children are spawned: billiard's of this project, and Celery's own, which 5.7 brought.
+SPAWNING = ["chaos_start_method", *(["worker_pool_start_method"] if celery.VERSION >= (5, 7) else [])]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,42 @@ def test_every_child_answers_rightly(fleet: Fleet, options: tuple[str, ...]) -> 
     assert wrong == []
     named = [answer for answer in answers if not answer["leader"].startswith(f"{leader}@")]
     assert named == []
+
+
+def cell_files(fleet: Fleet, name: str) -> list[Path]:
+    """The files in which a worker tells its children what it trusts."""
+    return list(Path("/dev/shm").glob(f"celery-leader-cell-{fleet.processes[name].pid}-*"))
+
+
+@pytest.mark.parametrize("setting", SPAWNING)
+def test_spawned_children_answer_rightly(fleet: Fleet, setting: str) -> None:
+    """They inherit no memory: a file tells them. That of a worker that was killed goes with the next one's start."""
+    fleet.conf |= {setting: "spawn", "beat_schedule": {}}
+    fleet.start("one", "-c", "2")
+    fleet.await_leader()
+    for number in range(6):
+        fleet.app.send_task("chaos_project.ask", (number,))
+    fleet.send_guarded(3)
+    eventually(lambda: not fleet.evidence().guarded_wrong(3, set()), timeout=40)
+    answers = eventually(lambda: len(found := fleet.evidence().of("answer")) == 6 and found, timeout=20)
+    assert answers
+    assert {(answer["leads"], answer["parent"]) for answer in answers} == {(True, fleet.processes["one"].pid)}
+    for pid in {answer["pid"] for answer in answers}:
+        assert b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    files = cell_files(fleet, "one")
+    assert len(files) == 1
+
+    fleet.signal_all("one", signal.SIGKILL)
+    fleet.await_end("one")
+    assert [path for path in files if path.exists()] == files
+    fleet.start("two", "-c", "2")
+    assert fleet.await_leader() == "two"
+    assert [path for path in files if path.exists()] == []
+    fleet.send_guarded(3)
+    eventually(lambda: not fleet.evidence().guarded_wrong(6, set()), timeout=40)
+    (left,) = cell_files(fleet, "two")
+    fleet.stop_all()
+    assert not left.exists()
 
 
 def test_children_of_a_paused_worker_stop_believing_in_time(fleet: Fleet) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +102,29 @@ def test_another_process_attaches_to_the_file() -> None:
     assert term.fencing_token == 11
     cell.unlink()
     assert not cell.path.exists()
+
+
+def test_files_of_killed_workers_are_removed_by_the_next() -> None:
+    """Nobody else does; the files of those that live stay, whoever looks."""
+    program = (
+        "import signal\nfrom celery_leader.leadership.cell import Cell\n"
+        "cell = Cell.create(in_file=True)\nprint(cell.path, flush=True)\nsignal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        path = Path(worker.stdout.readline().strip())
+        mine = Cell.create(in_file=True)
+        assert mine.path
+        again = Cell.create(in_file=True)
+        assert path.exists()
+        assert mine.path.exists()
+        worker.kill()
+    assert path.exists()
+    last = Cell.create(in_file=True)
+    assert not path.exists()
+    assert mine.path.exists()
+    for cell in (mine, again, last):
+        cell.unlink()
 
 
 def test_no_reader_ever_sees_half_a_write() -> None:

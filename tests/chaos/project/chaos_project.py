@@ -12,6 +12,8 @@ import time
 from datetime import timedelta, timezone
 from typing import Any
 
+import billiard
+import celery
 from celery import Celery, current_task
 from celery.schedules import crontab
 from celery.signals import after_task_publish, before_task_publish
@@ -31,6 +33,10 @@ def log(what: str, **details: Any) -> None:
 
 app = Celery("chaos")
 app.conf.update(json.loads(os.environ["CHAOS_CONF"]))
+if _method := app.conf.get("chaos_start_method"):
+    billiard.set_start_method(_method, force=True)  # what billiard does by itself on macOS
+    if celery.VERSION < (5, 7):  # which finds out by itself; before, its users must tell the children
+        os.environ["FORKED_BY_MULTIPROCESSING"] = "1"
 if _offset := float(os.environ["CHAOS_UTC_OFFSET"]):
     app.conf.timezone = timezone(timedelta(seconds=_offset))  # moves where minutes begin
 for _entry in app.conf.beat_schedule.values():
