@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,8 @@ import pytest
 import redis
 
 from celery_leader.backends import open_backend
+from celery_leader.backends.redis.client import RedisClient
+from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import (
     LockUnavailable,
     RecordConflict,
@@ -195,3 +199,58 @@ def test_hints_come_back_after_a_restart(own_server: RedisServer) -> None:
     eventually(change, timeout=20)
     leader.close()
     follower.close()
+
+
+def listening() -> set[threading.Thread]:
+    """The threads that listen for news."""
+    return {thread for thread in threading.enumerate() if thread.name == "celery-leader-listener"}
+
+
+def subscribers(client: redis.Redis) -> int:
+    """How many hear of the election ``default``."""
+    return dict(client.pubsub_numsub("celery-leader:{default}:changes"))[b"celery-leader:{default}:changes"]
+
+
+def test_a_listener_ends_with_its_lock(own_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Its thread and its connection, at once and in silence; a later wait listens again."""
+    before = listening()
+    lock = backend_of(own_server).lock("default")
+    with redis.Redis.from_url(own_server.url) as client, caplog.at_level(logging.INFO):
+        for _ in range(2):
+            lock.wait(0.01)
+            eventually(lambda: subscribers(client) == 1)
+            lock.close()
+            eventually(lambda: listening() <= before, 1, what="the listener's thread ended")
+            eventually(lambda: subscribers(client) == 0, 1)
+    assert not caplog.records
+
+
+def test_a_listener_ends_with_its_lock_though_the_server_hangs(own_server: RedisServer) -> None:
+    """One that subscribed, and one that is only about to; neither is waited for."""
+    before = listening()
+    backend = backend_of(own_server, 20.0)
+    listener, late = backend.lock("default"), backend.lock("default")
+    with redis.Redis.from_url(own_server.url) as client:
+        listener.wait(0.01)
+        eventually(lambda: subscribers(client) == 1)
+    own_server.pause()
+    try:
+        late.wait(0.2)
+        assert len(listening() - before) == 2
+        begun = time.monotonic()
+        listener.close()
+        late.close()
+        assert time.monotonic() - begun < 1
+        eventually(lambda: listening() <= before, 2, what="the listeners' threads ended")
+    finally:
+        own_server.resume()
+
+
+def test_the_system_looks_after_idle_connections(redis_server: RedisServer) -> None:
+    """A server whose machine is gone tells nothing, which a listener would take for no news for ever."""
+    opened: list[socket.socket] = []
+    with RedisClient(parse(redis_server.url, 5.0, {})).subscription("news", lambda c: opened.append(c._sock)):
+        (used,) = opened
+        assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        wanted = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        assert [used.getsockopt(socket.IPPROTO_TCP, option) for option in wanted] == [30, 10, 3]

@@ -163,7 +163,8 @@ def test_a_listener_ends_with_its_lock(pg: str, backend_of: Callable[..., Any]) 
         follow(pg, lock)
         assert len(sessions(pg)) == len(listening_threads()) == 1
         lock.close()
-        eventually(lambda: not sessions(pg) and not listening_threads(), 3)
+        eventually(lambda: not listening_threads(), 1, what="the listener's thread ended")
+        eventually(lambda: not sessions(pg), 3)
 
 
 def test_a_hanging_server_holds_nobody(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from redis.client import PubSub
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from celery_leader.backends.redis.cluster import ClusterClient, close
-from celery_leader.backends.redis.places import Place
+from celery_leader.backends.redis.places import OnConnection, Place
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
 
 T = TypeVar("T")
@@ -84,14 +85,18 @@ class RedisClient:
         )
 
     @contextmanager
-    def subscription(self, channel: str) -> Iterator[PubSub]:
+    def subscription(self, channel: str, on_connection: OnConnection) -> Iterator[PubSub]:
         """Subscribe to *channel* on connections of its own, until the block ends.
+
+        Args:
+            channel: What to hear.
+            on_connection: Told of each of the connections, the subscription's last; may refuse by an ``OSError``.
 
         Raises:
             LockUnavailable: There was no answer.
         """
         with self._answering():
-            client = self.place.connect(lambda connection: None)
+            client = self.place.connect(on_connection)
             try:
                 subscription = client.pubsub(ignore_subscribe_messages=True)
                 try:
@@ -182,7 +187,7 @@ class _Session(threading.Thread):
         self._abandoned = True
         self.stop()
         for connection in list(self._connections):
-            _disconnect(connection)
+            cut(connection)
 
     def run(self) -> None:
         """Work until stopped."""
@@ -225,10 +230,10 @@ def _close(client: Any) -> None:
     client.close() if isinstance(client, ClusterClient) else close(client)
 
 
-def _disconnect(connection: Any) -> None:
-    # Whoever waits on it may be about to close it, too.
-    with suppress(Exception):
-        connection.disconnect()
+def cut(connection: Any) -> None:
+    """Have whoever waits on *connection* get an error, and close it: it is not the caller's to close."""
+    with suppress(OSError, AttributeError):  # closed meanwhile
+        connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - disconnect() would take it away from who reads
 
 
 def damaged(place: Place, key: str, what: str) -> RecordDamaged:

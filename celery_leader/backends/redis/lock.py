@@ -12,7 +12,7 @@ from typing import Any
 from redis.client import PubSub
 
 from celery_leader.backends.hints import Hints, Listener
-from celery_leader.backends.redis.client import RedisClient, damaged
+from celery_leader.backends.redis.client import RedisClient, cut, damaged
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.exceptions import RecordConflict, RecordNotFound
 
@@ -87,15 +87,27 @@ class _RedisListener(Listener):
     def __init__(self, client: RedisClient, channel: str, hints: Hints) -> None:
         self._client = client
         self._channel = channel
+        self._connection: Any = None
         super().__init__(hints, channel)
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
         try:
-            with self._client.subscription(self._channel) as subscription:
+            with self._client.subscription(self._channel, self._opened) as subscription:
                 yield partial(_news, subscription)
         finally:
             self._client.close()
+
+    def stop(self) -> None:
+        """End at once: cut the connection, whatever is awaited from it."""
+        super().stop()
+        if self._connection is not None:
+            cut(self._connection)
+
+    def _opened(self, connection: Any) -> None:
+        self._connection = connection
+        if self._stopping.is_set():  # asked last: whoever stops meanwhile cuts this one
+            raise OSError("nobody listens any more")
 
 
 def _news(subscription: PubSub, timeout: float) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,10 @@ from celery_leader.exceptions import ConfigurationError
 
 _SENTINEL_PORT = 26379
 _PORT = 6379
+
+#: A server whose machine is gone sends nothing, as one does that has no news: the system asks whether it is there.
+#: Seconds without a word, seconds between two questions, and how many; macOS calls the first one otherwise.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 #: Told of each connection that a client opens.
 OnConnection = Callable[[Any], None]
@@ -151,11 +156,18 @@ def _parts(url: str) -> list[SplitResult]:
 def _bounded(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return *options* with what bounds each wait: half of *timeout* seconds to connect, half for a part of an answer.
 
-    Without ``retry`` redis-py 8 would try again so often that a timeout of 1 s took 15 s (measured).
+    Without ``retry`` redis-py 8 would try again so often that a timeout of 1 s took 15 s (measured). Its health checks
+    end no wait for news: it does not miss the answer to its ``PING``.
     """
     half = timeout / 2
     bounds = {"socket_timeout": half, "socket_connect_timeout": half, "retry": Retry(NoBackoff(), 0)}
-    return {**options, **bounds, "health_check_interval": 0, "decode_responses": False}
+    return {**_keepalive(), **options, **bounds, "health_check_interval": 0, "decode_responses": False}
+
+
+def _keepalive() -> dict[str, Any]:
+    """Return what has the system notice that the other end is gone, as well as it can be told to."""
+    known = {getattr(socket, name): value for name, value in _KEEPALIVE.items() if hasattr(socket, name)}
+    return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
 def _from_url(url: str, options: Mapping[str, Any]) -> redis.Redis:
