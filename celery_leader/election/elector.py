@@ -206,7 +206,7 @@ class LeaderElector:
             self._report_leader()
 
     def join_observers(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until each observer has heard all; return whether all have."""
+        """Wait up to *timeout* seconds until every observer has heard all; return whether all have."""
         return self._observers.join(timeout)
 
     # -- one attempt -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -39,8 +40,9 @@ class Observers:
             queue.put(method, args)
 
     def join(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for each observer to have heard all; return whether all have."""
-        return all(queue.idle.wait(timeout) for queue in self._queues)
+        """Wait up to *timeout* seconds until every observer has heard all; return whether all have."""
+        deadline = time.monotonic() + timeout
+        return all(queue.idle.wait(max(0.0, deadline - time.monotonic())) for queue in self._queues)
 
 
 class _Queue:

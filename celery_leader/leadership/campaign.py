@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from celery_leader import signals
@@ -24,6 +25,9 @@ from celery_leader.leadership.cell import Cell
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
+
+#: How long (seconds) a process that stops waits for those who are told that it does.
+OBSERVERS_TIMEOUT = 1.0
 
 
 def backend_of(settings: LeaderSettings, app_name: str | None) -> Backend:
@@ -176,23 +180,31 @@ class Campaign:
         """Give the leases back and end all threads.
 
         Args:
-            timeout: How long (seconds) to wait for each; twice what one call of the store may take when omitted.
+            timeout: How long (seconds) to wait for all leases; a little more than two calls of the store may take when
+                omitted. Observers have :data:`OBSERVERS_TIMEOUT` more.
         """
         timeout = 2 * self.settings.io_timeout + 1 if timeout is None else timeout
         threads = [candidate.thread for candidate in self.candidates.values()]
         for thread in threads:
             thread.stop(0)  # all at once
+        deadline = time.monotonic() + timeout
         for thread in threads:
-            if not thread.stop(timeout):
+            if not thread.stop(_until(deadline)):
                 logger.warning("Election %r: the lease could not be given back within %.1f s; it will run out",
                                thread.elector.config.name, timeout)  # fmt: skip
         state.unregister(self._cells())
+        deadline = time.monotonic() + OBSERVERS_TIMEOUT
         for candidate in self.candidates.values():
-            candidate.elector.join_observers(1.0)
+            candidate.elector.join_observers(_until(deadline))
             candidate.cell.unlink()
 
     def _cells(self) -> dict[str, Cell]:
         return {name: candidate.cell for name, candidate in self.candidates.items()}
+
+
+def _until(deadline: float) -> float:
+    """Return how many seconds are left until *deadline*, by the monotonic clock."""
+    return max(0.0, deadline - time.monotonic())
 
 
 class _Signals:

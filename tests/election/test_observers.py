@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_slow_one_holds_up_nobody_and_misses_nothing() -> None:
     gate.set()
     assert observers.join(10)
     assert slow.heard == list(range(100))
+
+
+def test_many_slow_ones_are_waited_for_no_longer_than_one() -> None:
+    """One of them is never ready before the one before it was; the time is for all."""
+    gate = threading.Event()
+    observers = Observers([Recorder(lambda seconds=seconds: gate.wait(seconds)) for seconds in (0.5, 1.1, 1.7, 2.3)])
+    observers.tell("new_leader", "a")
+    begun = time.monotonic()
+    assert not observers.join(0.8)
+    assert 0.8 <= time.monotonic() - begun < 1.5
+    gate.set()
+    assert observers.join(10)
 
 
 def test_an_observer_that_never_returns_does_not_hold_up_the_process() -> None:
