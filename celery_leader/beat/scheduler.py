@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from celery.beat import PersistentScheduler, Scheduler
@@ -16,8 +17,15 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
 
     Args:
         base: A scheduler class, its dotted path, or a short name that ``celery beat -S`` takes, such as ``django``.
+
+    Returns:
+        The same class each time, by whatever name *base* is given.
     """
-    base_class: type[Any] = symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers")))
+    return _leader_of(symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers"))))
+
+
+@cache
+def _leader_of(base_class: type[Any]) -> type[LeaderMixin]:
     if issubclass(base_class, LeaderMixin):
         return base_class
     attributes = {

@@ -395,8 +395,9 @@ def test_a_lazy_scheduler_has_no_side_effect() -> None:
     assert not state.takes_part()
 
 
-def test_a_scheduler_is_made_a_leaders_once() -> None:
-    """By class or by path, and not twice."""
-    made = leader_scheduler("celery.beat:Scheduler")
+@pytest.mark.parametrize("base", [Scheduler, "celery.beat:Scheduler", "celery.beat.Scheduler", "leader"])
+def test_a_scheduler_is_made_a_leaders_once(base: Any) -> None:
+    """Whether it is named by class, by path or by a short name; a leader's is not made another one."""
+    made = leader_scheduler(base)
     assert issubclass(made, Scheduler)
-    assert leader_scheduler(made) is made
+    assert made is leader_scheduler(base) is leader_scheduler(made) is LeaderScheduler

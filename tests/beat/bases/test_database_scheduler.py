@@ -12,6 +12,7 @@ from django.db import OperationalError, connection
 from django.test.client import Client
 from django.test.utils import CaptureQueriesContext
 
+from celery_leader.beat import scheduler
 from tests.beat.bases.conftest import (
     DatabaseFleet,
     crontab,
@@ -253,6 +254,7 @@ def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet) -> 
     from django_celery_beat.utils import is_database_scheduler
 
     assert is_database_scheduler("celery_leader.beat.scheduler:LeaderDatabaseScheduler")
+    assert scheduler.LeaderDatabaseScheduler is scheduler.leader_scheduler("leader-django")
 
 
 @pytest.mark.parametrize("name", ["leader", "leader-django"])
