@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim, Ledger
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class UnknownClaims(LeadershipLost):
+    """The ledger lost its data, and another term claimed in it since then; open it again."""
+
+
 class Claims:
     """The last claim of each entry, as one term knows it, kept equal in the ledger.
 
     While the ledger does not answer, claims are kept here and written when it answers again; a ledger that lost its
-    data gets all of them back. Only a newer term stops it: :class:`~celery_leader.exceptions.LeadershipLost`
-    leaves every method.
+    data gets all of them back. :class:`~celery_leader.exceptions.LeadershipLost` leaves every method, and is the end
+    of this copy: a newer term has opened the ledger, or an earlier one claimed in it after it had lost its data
+    (:class:`UnknownClaims`); what is known here has been written back then.
     """
 
     def __init__(self, ledger: Ledger, token: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -171,12 +176,19 @@ class Claims:
     def _restore(self) -> None:
         open_ones = self._unsent.keys() | self._aside
         known = [claim if claim.tick.entry in open_ones else replace(claim, sent=True) for claim in self.all()]
-        self._ledger.restore(self._token, ())  # opens it again, even when there is nothing to write
+        found = self._ledger.open(self._token)
         for batch in batches(known):
             self._ledger.restore(self._token, batch)
         for batch in batches([claim for claim in known if claim.sent]):
             self._ledger.confirm(self._token, batch)
         self._behind = False
+        if news := [claim.tick for claim in found.values() if self._is_news(claim)]:
+            raise UnknownClaims(f"the ledger holds {len(news)} runs that this term does not know ({news[0]}, …)")
+
+    def _is_news(self, claim: Claim) -> bool:
+        """Return whether *claim*, found in the ledger, is later than what is known here: a newer would replace it."""
+        known = self._known.get(claim.tick.entry)
+        return known is None or claim.tick.due_at > known.tick.due_at
 
 
 def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:

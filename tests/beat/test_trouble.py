@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
@@ -12,7 +14,9 @@ from celery.beat import BeatLazyFunc
 from celery.schedules import BaseSchedule
 from kombu.exceptions import OperationalError
 
+from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.ledger import Claim
 from tests.beat.conftest import Fleet, Machine
 from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
 from tests.servers import free_port
@@ -168,6 +172,28 @@ def test_a_ledger_that_loses_its_data_twice_stops_no_beat(fleet: Fleet) -> None:
     assert dues(fleet.sent()) == [10]
     leader.tick_until_idle()
     assert fleet.ledger._claims["ten"].sent
+
+
+def test_what_an_earlier_term_claimed_in_a_ledger_that_lost_its_data_is_sent(fleet: Fleet) -> None:
+    """It may find nothing that keeps it out. What it could not send any more must not give way to a newer tick."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    token = leader.lead()
+    leader.tick_until_idle()
+    known = fleet.ledger._claims["ten"]
+    fleet.ledger.clear()
+    tick = replace(known.tick, due_at=known.tick.due_at + timedelta(seconds=5))
+    claim = Claim(tick, "of the earlier term", 1, tick.due_at, known.schedule)
+    assert Claims(fleet.ledger, token - 1).claim([claim]) == [True]
+    fleet.wall.advance(10)
+    leader.scheduler.tick()
+    assert fleet.ledger._claims["ten"] == claim
+    leader.tick_until_idle()
+    fleet.wall.advance(5)
+    leader.tick_until_idle()
+    messages = fleet.sent()
+    assert dues(messages) == [5, 15]
+    assert messages[0]["id"] == claim.task_id
 
 
 def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> None:

@@ -120,3 +120,9 @@ def m16i_claims_are_not_written_back() -> None:
         self._behind = False
 
     Claims._restore = forget
+
+
+@mutant(killer="tests/beat/test_trouble.py")  # takes a loss of data under two leaders, one of which stands still
+def m16j_claims_are_written_back_blindly() -> None:
+    """Does not look what another term claimed in a ledger that lost its data."""
+    Claims._is_news = lambda self, claim: False
