@@ -89,6 +89,7 @@ class LeaderElector:
         self._pid = os.getpid()
         self._observed: _Observation | None = None
         self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
+        self._written_at = 0.0  # when the last write for it began (monotonic seconds)
         self._trust: Trust | None = None
         self._highest_token = 0  # seen, or sent
         self._reported_leader = ""
@@ -278,6 +279,7 @@ class LeaderElector:
         )
 
     def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
+        self._written_at = self._clock.monotonic()
         try:
             return self.lock.create(record) if previous is None else self.lock.update(record, previous)
         except LockUnavailable as error:
@@ -359,8 +361,14 @@ class LeaderElector:
         return True
 
     def _end_if_expired(self, now: float) -> None:
+        """End a trust whose time is over, and forget a term that no write gave me within a lease.
+
+        Others may have led since, even if the store, rolled back, shows my record: their tokens are greater.
+        """
         if self._trust and now >= self._trust.until:
             self._end(StopReason.EXPIRED)
+        elif self._term and not self._trust and now - self._written_at >= self.config.lease_duration:
+            self._forget()
 
     def _end(self, reason: StopReason) -> None:
         trust = self._trust

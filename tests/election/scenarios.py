@@ -124,6 +124,7 @@ CASES = [
     Case("N2f takeover without an answer, nothing stored", [fails(get(RELEASED), update(DOWN), get(RELEASED)), wins(get(RELEASED), update(OK), after=2)], LEADS, ME, 2, BEGUN),
     Case("N2g renewal without an answer, another took over: lost", [LEAD, fails(update(DOWN), get(held()), after=2)], FOLLOWS, BING, 1, GONE),
     Case("N2h an earlier renewal without an answer is no success of this one", [LEAD, fails(update(LOST), get(DOWN), after=2), fails(update(LOST), get(AS_BEFORE), after=2), fails(get(AS_BEFORE), after=2)], FOLLOWS, ME, 0, LATE),
+    Case("N2i created, nothing known for a lease: the record is anybody's, with a new term", [fails(get(NONE), create(LOST), get(DOWN)), fails(get(KEPT), after=10), wins(get(KEPT), update(OK), after=10)], LEADS, ME, 1, ["leader: me", "started"]),
     Case("N3 first success comes too late to count", [fails(get(NONE), create(slow(6)))], FOLLOWS, ME, 0, ["leader: me"]),
     Case("N4 my name and another token, then its lease is over: a new term", [LEAD, fails(update(CONFLICT), get(held(ME, token=2**50)), after=2), wins(get(held(ME, token=2**50)), update(OK), after=10)], LEADS, ME, 2, [*BEGUN, "stopped: lost", "started"]),
     Case("N4b a record in my name that I never wrote: a stranger's", [fails(get(held(ME)))], FOLLOWS, ME, 1, ["leader: me"]),

@@ -198,6 +198,7 @@ class Story:
             round(self.world.now - node.began, 6) if call else 0,
             trust and max(round(trust.until - now, 6), -1.0),
             elector._term and rank[elector._term.fencing_token],
+            elector._term and not trust and min(round(now - elector._written_at, 6), LEASE),
             rank[elector._highest_token],
             seen,
         )

@@ -25,6 +25,8 @@ class Rules:
     def __init__(self, world: World) -> None:
         self._world = world
         self._greatest_token = 0
+        self._greatest_begun = 0
+        self._sent_before_loss: set[int] = set()  # tokens of creations that were on their way when data was lost
         self._holders: dict[int, str] = {}  # by token, for ever
         self._broken: Violation | None = None
         self._written_at: dict[tuple[str, int], float] = {}  # when a term was last written to the store
@@ -98,7 +100,17 @@ class Rules:
     def has_begun(self, node: Node, term: Term) -> None:
         self.require(node.open_term is None, f"{node.identity} started {term} within {node.open_term}")
         self.require(node.elector.candidacy is not Candidacy.OBSERVE, f"{node.identity} observes, and leads")
+        self._check_order(node, term.fencing_token)
         node.open_term = term
+
+    def _check_order(self, node: Node, token: int) -> None:
+        """No lower token leads after a higher one, unless an answer, or the write itself, is from before data loss."""
+        if token <= self._greatest_begun:
+            trust = node.trust
+            is_old = token in self._sent_before_loss or trust is None or not self._is_current(node, trust)
+            self.require(is_old, f"{node.identity} leads with {token} after {self._greatest_begun}")
+            self._world.witness["lower token leads after data loss"] += 1
+        self._greatest_begun = max(self._greatest_begun, token)
 
     def has_ended(self, node: Node, term: Term, reason: StopReason) -> None:
         self.require(node.open_term == term, f"{node.identity} stopped {term} ({reason}) within {node.open_term}")
@@ -186,6 +198,7 @@ class Rules:
         token = request.record.fencing_token
         if request.sent_at < self._world.lost_data_at:  # it can't know of tokens that came, and went, in between
             self._world.witness["creation in flight during data loss"] += 1
+            self._sent_before_loss.add(token)
         else:
             self.require(token > self._greatest_token, f"token {token} after {self._greatest_token}")
         self._greatest_token = max(self._greatest_token, token)

@@ -286,3 +286,14 @@ def m25_resignation_without_a_term() -> None:
         self._resigned = Everything()
 
     ElectorThread.resign = resign_from_any
+
+
+@mutant(killer="tests/election/test_scenarios.py")  # takes a store that is rolled back to that term's record
+def m26_unconfirmed_term_for_ever() -> None:
+    """Takes its record for its own however long ago it wrote it, whoever led since."""
+
+    def end_if_expired(self: LeaderElector, now: float) -> None:
+        if self._trust and now >= self._trust.until:
+            self._end(StopReason.EXPIRED)
+
+    LeaderElector._end_if_expired = end_if_expired
