@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, NO_PLACE
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,10 +23,17 @@ def test_each_mutant_is_killed() -> None:
         cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=590, check=False,
     )  # fmt: skip
     verdicts = dict(re.findall(r"^(m\w+): (.*)$", done.stdout, re.MULTILINE))
+    assert {verdicts.pop(name, "") for name in NO_PLACE} == {"does not apply"}
     assert verdicts.keys() == MUTANTS.keys()
     survivors = [name for name, verdict in verdicts.items() if not re.match(r"killed by (seed \d+ at|tests/)", verdict)]
     assert survivors == []
     assert done.returncode == 0
+
+
+def test_each_fault_of_the_list_is_here_or_has_no_place() -> None:
+    """M1 to M20 of the research; what has no place says why."""
+    assert {name[:3] for name in [*MUTANTS, *NO_PLACE]} >= {f"m{number:02}" for number in range(1, 21)}
+    assert not {name[:3] for name in MUTANTS} & NO_PLACE.keys()
 
 
 def test_a_world_without_a_fault_kills_nothing() -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from tests.simulation.chaos import simulate
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, NO_PLACE
 
 ROOT = Path(__file__).parents[3]
 #: Seeds that a mutant must survive to have survived.
@@ -31,6 +31,8 @@ def main() -> None:
             survived += not killer
             verdict = f"killed by {killer}" if killer else "SURVIVED"
             print(f"{name}: {verdict} ({took:.1f} s)\n    {MUTANTS[name].story}", flush=True)
+    for name, why in NO_PLACE.items() if names == list(MUTANTS) else ():
+        print(f"{name}: does not apply\n    {why}")
     sys.exit(survived > 0)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery_leader.election import StopReason, StoredRecord, Term, Trust
+from celery_leader import election
+from celery_leader.election import StopReason, StoredRecord, Term, Trust, config
 from celery_leader.election import elector as elector_module
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.observers import Observers, _Queue
@@ -76,6 +78,13 @@ def m06_trust_from_the_reply() -> None:
     """Counts its trust from the end of the attempt."""
     settle = LeaderElector._settle
     LeaderElector._settle = lambda self, stored, started: settle(self, stored, self._clock.monotonic())
+
+
+@mutant(killer="tests/election/test_config.py")  # worlds with `shared_identity` hold that tokens alone are enough
+def m07_hostname_identity() -> None:
+    """Calls all candidates of one host by its name."""
+    config.new_identity = lambda nodename=None: nodename or socket.gethostname()
+    election.new_identity = config.new_identity
 
 
 @mutant()
