@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery_leader.election.term import next_token
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
 from tests.simulation.fibers import DRAIN_POLL, Fiber, current
 from tests.simulation.network import Outcome
@@ -32,6 +33,10 @@ MOST_FAULTS = 2
 Move = tuple[str, str]  # which candidate, what
 #: a takes the lease, and b has seen it.
 A_LEADS: tuple[Move, ...] = (("a", "step"), ("a", "answer"), ("a", "answer"), ("b", "step"), ("b", "answer"))
+#: A second later the store loses its data, with a's trust alive.
+DATA_IS_LOST: tuple[Move, ...] = (*A_LEADS, ("wait", "1.0"), ("store", "loses its data"))
+#: A gives the lease back, and b does not know it yet.
+A_RESIGNED: tuple[Move, ...] = (*A_LEADS, ("a", "release"), ("a", "answer"))
 
 
 @dataclass
@@ -134,6 +139,8 @@ class Story:
         self.faults += what in {"fail", "lose", "delay", "release", "crash"}
         if who == "wait":
             world.run_until(world.now + float(what))
+        elif who == "store":
+            world.lose_data(what)
         elif who == "late":
             node, call = self.desk.late.pop(int(what))
             outcome = Outcome()
@@ -160,13 +167,14 @@ class Story:
         tokens |= {elector._term.fencing_token for elector in electors if elector._term}
         tokens |= {elector._observed.stored.record.fencing_token for elector in electors if elector._observed}
         tokens |= {stored.record.fencing_token} if stored else set()
+        tokens |= {wall := next_token(0, world.nodes[0].clock.utcnow())}  # what a newcomer would take
         rank = {token: place for place, token in enumerate(sorted(tokens))}
         nodes = [self._state_of(node, rank) for node in world.nodes]
         if len({node.clock.rate for node in world.nodes}) == 1:  # then it does not matter which is which
             nodes.sort(key=repr)
         age = min(round(world.now - world.store.changed_at, 6), LEASE) if stored else -1.0
         token = rank[stored.record.fencing_token] if stored else -1
-        return *nodes, self.faults, token, bool(stored and stored.record.holder_identity), age
+        return *nodes, self.faults, rank[wall], token, bool(stored and stored.record.holder_identity), age
 
     def _state_of_late(self, node: Node) -> Any:
         """Return what requests of *node* are still on their way: in the order in which they were sent."""
@@ -197,6 +205,7 @@ class Story:
             tuple(node.story),
             round(self.world.now - node.began, 6) if call else 0,
             trust and max(round(trust.until - now, 6), -1.0),
+            trust and node.clock.real(trust.renewed_at) > self.world.lost_data_at,
             elector._term and rank[elector._term.fencing_token],
             elector._term and not trust and min(round(now - elector._written_at, 6), LEASE),
             rank[elector._highest_token],
@@ -211,7 +220,7 @@ class Story:
 def _node(world: World, name: str, rate: float) -> _Candidate:
     from celery_leader.election import ElectionConfig
 
-    clock = NodeClock(world, rate, 1000.0, frozen=True)
+    clock = NodeClock(world, rate, 1000.0)
     config = ElectionConfig("default", name, lease_duration=LEASE, renew_deadline=DEADLINE, retry_period=RETRY)
     return _Candidate(world, name, clock, config)
 

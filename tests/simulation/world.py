@@ -140,9 +140,9 @@ class World:
         self.beat_rules.was_written(node, name, token, before, ledger._claims)
         return answer
 
-    def lose_data(self) -> None:
+    def lose_data(self, how: str = "") -> None:
         """Let the store lose or forget something that it had acknowledged."""
-        how = self.random.choice(["loses its data", "is rolled back", "is blanked by an operator"])
+        how = how or self.random.choice(["loses its data", "is rolled back", "is blanked by an operator"])
         self.note(None, f"the store {how}")
         self.witness[f"store {how}"] += 1
         if how == "loses its data":
