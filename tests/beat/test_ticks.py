@@ -67,6 +67,7 @@ def test_due_does_not_depend_on_the_zone_of_the_last_run_or_of_the_clock(zone: s
 def test_an_interval_is_due_when_celery_says_so(every: float, since: float) -> None:
     """Our arithmetic is for speed; in UTC it changes nothing."""
     app = Celery("proj", set_as_current=False)
+    app.conf.leader_backend = "memory://"
     app.now = lambda: NOON + timedelta(seconds=since)
     entry = ScheduleEntry(name="e", task="t", schedule=timedelta(seconds=every), last_run_at=NOON, app=app)
     ours = LeaderScheduler(app=app, lazy=True)
