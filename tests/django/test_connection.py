@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.db import connections, transaction
 
+from celery_leader.backends import open_backend
 from celery_leader.django.models import Election
+from celery_leader.exceptions import RecordNotFound
 from celery_leader.testing import sample_claim, sample_record
 from tests.databases import variant
 from tests.django.conftest import own_threads, race, takeover
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +52,35 @@ class TestConnection:
         assert own_threads()
         lock.close()
         assert not own_threads()
+
+    def test_ends_with_a_lock_that_nobody_closes(self, alias: str) -> None:
+        """No thread is left behind, nor what it has open."""
+        before = set(os.listdir("/proc/self/fd"))
+        lock = open_backend(f"django-db://{alias}").lock("nobody's")
+        with suppress(RecordNotFound):
+            lock.get()
+        assert own_threads()
+        del lock
+        gc.collect()
+        eventually(lambda: not own_threads(), what="the thread ended")
+        assert set(os.listdir("/proc/self/fd")) <= before
+
+    def test_is_not_a_forked_childs(self, alias: str, backend_of: Callable[..., Any]) -> None:
+        """The child opens its own, waits for no thread that it does not have, and leaves its parent's alone."""
+        lock = backend_of(alias, timeout=5).lock()
+        stored = lock.create(sample_record())
+        parents = lock._connection.run(lambda using: connections[using].connection)
+        child = os.fork()
+        if child == 0:
+            found = False
+            try:
+                found = lock.get() == stored
+                lock.close()
+            finally:
+                os._exit(0 if found else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert lock.get() == stored
+        assert lock._connection.run(lambda using: connections[using].connection) is parents
 
     @pytest.mark.parametrize(
         "changes",

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import socket
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha1
 from importlib import resources
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from redis.client import PubSub
@@ -19,24 +15,23 @@ from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseErro
 
 from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.backends.redis.places import OnConnection, Place
+from celery_leader.backends.session import Session, SessionThread
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
 
 T = TypeVar("T")
 
 
-class RedisClient:
-    """One client, made when it is first used. Belongs to one thread at a time.
+class RedisClient(Session[Any]):
+    """One client of redis-py, made when it is first used.
 
-    redis-py bounds each wait, and a call has many: for a name, for each sentinel or node, for each part of an answer
-    that trickles in. So another thread waits for Redis, and the caller waits for that thread, no longer than it may.
+    It bounds each wait, and a call has many: for a name, for each sentinel or node, for each part of an answer that
+    trickles in.
     """
 
     def __init__(self, place: Place) -> None:
         """Prepare; nothing is connected."""
+        super().__init__(place.description, place.timeout, _ClientThread)
         self.place = place
-        self._session: _Session | None = None
-        self._mutex = threading.Lock()  # never held across I/O
-        self._end: Callable[[], Any] = lambda: None
 
     def setting(self, name: str) -> str:
         """Return the server's setting *name*, empty when it has none.
@@ -114,36 +109,9 @@ class RedisClient:
             'Name it as one: "redis+cluster://host:port;host:port".'
         )
 
-    def close(self) -> None:
-        """Close the connection; a later call opens another."""
-        with self._mutex:
-            session, self._session = self._session, None
-        if session and session.is_alive():  # in a forked child it is not, and the connection is the parent's
-            self._end()
-            session.join(self.place.timeout)
-
     def _ask(self, work: Callable[[Any], T], key: str = "") -> T:
-        """Return what *work* returns, called with the client on the session's thread."""
-        with self._mutex:
-            session = self._living_session()
-            future = session.submit(work)
-        if not wait([future], self.place.timeout).done:
-            with self._mutex:
-                if self._session is session:
-                    self._session = None
-                    self._end()
-            session.abandon()
-            raise LockUnavailable(f"{self.place.description} did not answer within {self.place.timeout:g} s")
         with self._answering(key):
-            return future.result()
-
-    def _living_session(self) -> _Session:
-        if self._session is None or not self._session.is_alive():
-            self._end()
-            self._session = session = _Session(self.place)
-            session.start()
-            self._end = weakref.finalize(self, session.stop)  # who forgets to close a client leaves no thread behind
-        return self._session
+            return self.ask(work)
 
     @contextmanager
     def _answering(self, key: str = "") -> Iterator[None]:
@@ -161,60 +129,34 @@ class RedisClient:
             raise LockUnavailable(f"{self.place.description} did not answer: {cause}") from error
 
 
-class _Session(threading.Thread):
-    """Waits for Redis so that nobody else has to."""
+class _ClientThread(SessionThread[Any]):
+    """Waits for Redis."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(name="celery-leader-redis", daemon=True)
-        self._place = place
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[Any], Any]] | None] = SimpleQueue()
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client, "celery-leader-redis")
+        self._place = client.place
         self._client: Any = None
         self._connections: list[Any] = []
-        self._abandoned = False
 
-    def submit(self, work: Callable[[Any], T]) -> Future[T]:
-        """Have *work* done and return where its result will be."""
-        future: Future[T] = Future()
-        self._calls.put((future, work))
-        return future
+    def connect(self) -> Any:
+        if self._client is None:
+            self._client = self._place.connect(self._opened)
+        return self._client
 
-    def stop(self) -> None:
-        """Close the connections and end, after the work that was submitted."""
-        self._calls.put(None)
-
-    def abandon(self) -> None:
-        """End as soon as possible: cut the connections, so that whoever waits for an answer gets an error."""
-        self._abandoned = True
-        self.stop()
+    def cut(self) -> None:
         for connection in list(self._connections):
             cut(connection)
 
-    def run(self) -> None:
-        """Work until stopped."""
-        while call := self._calls.get():
-            future, work = call
-            try:
-                if self._client is None:
-                    self._client = self._place.connect(self._opened)
-                result = work(self._client)
-            except BaseException as error:  # noqa: BLE001 - the caller gets it
-                self._close()  # the next call may find another master or node
-                future.set_exception(OSError(f"it was cut off: {error}") if self._abandoned else error)
-            else:
-                future.set_result(result)
-            del call, future, work  # or the traceback would live until the next call
-        self._close()
-
-    def _opened(self, connection: Any) -> None:
-        if self._abandoned:  # whoever asked has gone; what it asked for must not be done late
-            raise OSError("the connection came too late")
-        self._connections.append(connection)
-
-    def _close(self) -> None:
+    def disconnect(self) -> None:
+        """Close the client; the next one may find another master or node."""
         client, self._client = self._client, None
         self._connections.clear()
         if client is not None:
             _close(client)
+
+    def _opened(self, connection: Any) -> None:
+        self._connections.append(connection)
+        self.refuse_if_abandoned()  # asked last: whoever abandons meanwhile cuts this one
 
 
 def _run(client: Any, script: str, words: Sequence[str | bytes], keys: int) -> Any:
