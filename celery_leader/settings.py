@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery_leader.election import ElectionConfig
@@ -51,21 +51,12 @@ class LeaderSettings:
         """Read and check the settings of *app*, a Celery app.
 
         Raises:
-            ConfigurationError: A key is unknown, a value has the wrong type, or a timing is impossible.
+            ConfigurationError: Keys are unknown or values have the wrong type, each named in a line of the message. Or,
+                when nothing else is wrong, a timing is impossible.
         """
         app.conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
         values = _leader_values(app.conf)
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ConfigurationError(
-                f"Unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(_PREFIX + name for name in unknown)}. "
-                f"Known are {', '.join(_PREFIX + name for name in sorted(known))}."
-            )
-        if values.get("backend") is None:
-            values["backend"] = _default_backend()
-        for name, value in values.items():
-            values[name] = _CHECKS[name](name, value)
-        settings = cls(**values)
+        settings = cls(**_checked({"backend": None, **values}))
         if BEAT_ELECTION in settings.elections and not settings.beat:
             raise ConfigurationError(
                 f"leader_elections names {BEAT_ELECTION!r}, the election of beats that run as processes of their own. "
@@ -137,6 +128,26 @@ def _leader_values(conf: Any) -> dict[str, Any]:
     return values
 
 
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *values* as they are meant, or raise one error that names every problem."""
+    checked: dict[str, Any] = {}
+    problems: list[str] = []
+    if unknown := sorted(values.keys() - _CHECKS.keys()):
+        problems.append(
+            f"Unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(_PREFIX + name for name in unknown)}. "
+            f"Known are {', '.join(_PREFIX + name for name in sorted(_CHECKS))}."
+        )
+    for name, check in _CHECKS.items():
+        try:
+            if name in values:
+                checked[name] = check(name, values[name])
+        except ConfigurationError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return checked
+
+
 def _default_backend() -> str:
     """Return the backend of an app that names none: the default database when our Django app is installed."""
     django_conf = sys.modules.get("django.conf")  # looked up, not imported: Celery alone must do without Django
@@ -162,6 +173,10 @@ def _text(name: str, value: object) -> str:
     if not isinstance(value, str) or (not value and name != "key_prefix"):
         raise _wrong(name, value, "text")
     return value
+
+
+def _backend(name: str, value: object) -> str:
+    return _default_backend() if value is None else _text(name, value)
 
 
 def _flag(name: str, value: object) -> bool:
@@ -215,7 +230,7 @@ def _elections(name: str, value: object) -> Mapping[str, Mapping[str, Any]]:
 
 
 _CHECKS = {
-    "backend": _text,
+    "backend": _backend,
     "backend_options": _mapping,
     "elections": _elections,
     **dict.fromkeys(_DURATIONS, _seconds),

@@ -82,6 +82,20 @@ def test_what_can_not_work_is_refused(conf: dict[str, Any], said: list[str]) -> 
         assert words in str(caught.value)
 
 
+def test_all_wrong_settings_are_told_at_once() -> None:
+    """Each in a line of its own, as it would be told alone; without the passwords that some may hold."""
+    wrong = {"leader_lease": 15, "leader_backend": ["redis://:s3cret@h"], "leader_beat": "yes", "leader_eligible": 1}
+    alone = []
+    for name, value in wrong.items():
+        with pytest.raises(ConfigurationError) as caught:
+            settings_of(**{name: value})
+        alone.append(str(caught.value))
+    with pytest.raises(ConfigurationError) as caught:
+        settings_of(**wrong)
+    assert str(caught.value).splitlines() == alone
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_backend_must_be_named_without_django(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no store to guess."""
     monkeypatch.delitem(sys.modules, "django.conf")
