@@ -18,6 +18,7 @@ PACKAGES = {
     "postgresql": "/usr/lib/postgresql/*/bin/postgres",
     "pgbouncer": "/usr/sbin/pgbouncer",
     "mariadb-server": "/usr/sbin/mariadbd",
+    "rabbitmq-server": "/usr/lib/rabbitmq/lib/rabbitmq_server-*/plugins",
     "libfaketime": "/usr/lib/*/faketime/libfaketime.so.1",  # steps a server's clock
 }
 POLICY = Path("/usr/sbin/policy-rc.d")

@@ -12,7 +12,7 @@ import pymysql
 import pytest
 
 from tests.databases import mariadb_alias, postgres_alias, sqlite_alias  # noqa: F401  # fixtures
-from tests.servers import MariaDBServer, PostgresServer, RedisServer, ValkeyServer
+from tests.servers import MariaDBServer, PostgresServer, RabbitServer, RedisServer, ValkeyServer
 from tests.simulation.mutants import MUTANTS
 
 if TYPE_CHECKING:
@@ -51,4 +51,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 def mariadb_server() -> Iterator[MariaDBServer]:
     """A running MariaDB with an empty database `leader`."""
     with MariaDBServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A running RabbitMQ."""
+    with RabbitServer() as server:
         yield server

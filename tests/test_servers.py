@@ -22,6 +22,7 @@ from tests.servers import (
     REDIS_KINDS,
     MariaDBServer,
     PostgresServer,
+    RabbitServer,
     RedisServer,
     ServerFailed,
     ServerMissing,
@@ -204,6 +205,25 @@ def test_a_server_ends_when_the_test_run_is_killed(tmp_path: Path) -> None:
         eventually(lambda: alive([int(pid)]) == [], what="the server has ended")
     finally:
         shutil.rmtree(home)
+
+
+@pytest.mark.rabbitmq
+def test_a_rabbitmq_ends_with_its_main_process_and_listens_here_only() -> None:
+    """Erlang starts helpers, and would start one more (epmd) that outlives it and listens to everybody."""
+    with RabbitServer() as server:
+        members = servers.family(server.pid)
+        addresses = {address for pid in members for address in listening(pid)}
+        assert {address.partition(":")[0] for address in addresses} == {"0100007F"}
+        assert f"0100007F:{server.port:04X}" in addresses
+        os.kill(server.pid, signal.SIGKILL)
+        eventually(lambda: alive(members) == [], what="its helpers have ended")
+
+
+def listening(pid: int) -> list[str]:
+    """The addresses on which a process listens, as the system writes them."""
+    held = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held]
 
 
 def test_a_missing_program_is_named_with_its_package() -> None:

@@ -1,4 +1,4 @@
-"""Real servers for the tests: Redis, Valkey, PostgreSQL, MariaDB. Each has a free port of 127.0.0.1 and a directory.
+"""Real servers for the tests, each on a free port of 127.0.0.1 and in a directory of its own.
 
     with RedisServer() as server:
         client = redis.Redis.from_url(server.url)
@@ -17,6 +17,7 @@ from __future__ import annotations
 from tests.servers.databases import DatabaseServer, MariaDBServer, PostgresServer
 from tests.servers.pgbouncer import PgBouncerServer
 from tests.servers.processes import HOST, ServerFailed, ServerMissing, family, find_program, free_port, process_table
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.servers.server import Server
 from tests.servers.valkey import REDIS_KINDS, ValkeyServer, has_valkey_wheel
@@ -29,6 +30,7 @@ __all__ = [
     "MariaDBServer",
     "PgBouncerServer",
     "PostgresServer",
+    "RabbitServer",
     "RedisCluster",
     "RedisServer",
     "SentinelServer",
