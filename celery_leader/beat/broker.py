@@ -8,16 +8,19 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import MessageNacked
 from celery.beat import Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
 from celery_leader.beat.message import with_options
+from celery_leader.beat.outbox import Outcome
 from celery_leader.ledger import Claim
 
 logger = logging.getLogger(__name__)
 
-#: AMQP's codes of what passes: a queue's home node is down, a resource is locked, no consumers, an internal fault.
-_PASSING = {311, 313, 404, 405, 541}
+#: AMQP's codes of a message that may be taken later: too large for the moment, no queue or no consumers, no
+#: permission, no such exchange (or a queue whose home node is down), a locked queue.
+_REFUSED = {311, 312, 313, 403, 404, 405}
 
 
 class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
@@ -35,7 +38,12 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         ours = {
             "redis": {"socket_timeout": timeout, "socket_connect_timeout": timeout},
             # A message that lies in a socket's buffer has not reached the broker.
-            "amqp": {"read_timeout": timeout, "write_timeout": timeout, "confirm_publish": True},
+            "amqp": {
+                "connect_timeout": min(timeout, self.app.conf.broker_connection_timeout or timeout),
+                "read_timeout": timeout,
+                "write_timeout": timeout,
+                "confirm_publish": True,
+            },
         }.get(transport.driver_type, {})
         connection.transport_options = {**ours, **(connection.transport_options or {})}
         if transport.driver_type == "redis":
@@ -46,52 +54,53 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         """Open the connection if it is not, with one more try; the base would try for an hour."""
         return self.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
-    def publish_tick(self, entry: Any, claim: Claim, token: int) -> bool:
+    def publish_tick(self, entry: Any, claim: Claim, token: int) -> Outcome:
         """Publish the message of *claim*, which is of *entry*, for the term *token*.
 
-        Returns:
-            Whether it is out of our hands: the broker has it, or never will, as Celery's own beat gives it up. False:
-            the broker takes no messages now.
+        One that can never be sent is out of our hands as well: it is given up, as Celery's own beat does.
         """
         try:
             producer = self.producer
         except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
-            return self._has_failed(claim, error, is_away=True)
+            return self._has_failed(claim, error, Outcome.AWAY)
         try:
             with with_options(entry, claim, token):
                 logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
                 super().apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
-            return self._has_failed(claim, cause, is_away=self.is_broker_away(cause))
-        return True
+            return self._has_failed(claim, cause, self.outcome_of(cause))
+        return Outcome.OUT
 
-    def _has_failed(self, claim: Claim, cause: BaseException | None, *, is_away: bool) -> bool:
+    def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self.forget_connection()  # AMQP closes a channel on which it refused something
-        if is_away:
+        if outcome is Outcome.OUT:
+            logger.error("%s, due at %s, can't be sent and is given up: %s",
+                         claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
+        else:
             logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
                          claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
-            return False
-        logger.error("%s, due at %s, can't be sent and is given up: %s",
-                     claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
-        return True
+        return outcome
 
-    def is_broker_away(self, cause: BaseException | None) -> bool:
-        """Return whether *cause*, an error of publishing, says that the broker takes no messages, rather than not this.
+    def outcome_of(self, cause: BaseException | None) -> Outcome:
+        """Return what *cause*, an error of publishing, says: of this message, or of the broker.
 
         kombu, which tries again, makes one error of all that may pass. Others are of the message: what an argument
         raises that is made when the message is sent may be an OSError as well.
         """
-        if isinstance(cause, OperationalError) or getattr(cause, "reply_code", None) in _PASSING:
-            return True
-        return isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
+        if getattr(cause, "reply_code", None) in _REFUSED or isinstance(cause and cause.__cause__, MessageNacked):
+            return Outcome.REFUSED
+        if isinstance(cause, OperationalError):
+            return Outcome.AWAY
+        is_away = isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
+        return Outcome.AWAY if is_away else Outcome.OUT
 
     def forget_connection(self) -> None:
         """Let the next message have a new connection."""
         self.__dict__.pop("producer", None)
         if connection := self.__dict__.pop("connection", None):
             with contextlib.suppress(Exception):  # it is broken
-                connection.release()
+                connection.collect()  # AMQP would say goodbye first, and wait for a broker that hangs
 
 
 def _with_lasting_clients(transport: Any) -> Any:

@@ -18,7 +18,7 @@ from celery_leader.beat import heap
 from celery_leader.beat.broker import PublisherMixin
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import BATCH, Claims
-from celery_leader.beat.outbox import Outbox, TickCounts
+from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
 from celery_leader.beat.runs import Planner, Run
 from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.termination import Termination
@@ -143,7 +143,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
                            self._election, term.fencing_token, error)  # fmt: skip
             return False
         self._term = term
-        self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts)
+        self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
             self.begin_term()
@@ -323,10 +323,11 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         logger.debug("Election %r: sending %d runs that were claimed and not confirmed", self._election, len(unsent))
         outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
 
-    def _send(self, claim: Claim) -> bool:
-        """Publish the message of *claim*; see :class:`Outbox` for what is returned."""
+    def _send(self, claim: Claim) -> Outcome:
         entry, term = self.find_entry(claim.tick.entry), self._term
-        return entry is not None and term is not None and self.publish_tick(entry, claim, term.fencing_token)
+        if entry is None or term is None:
+            return Outcome.AWAY
+        return self.publish_tick(entry, claim, term.fencing_token)
 
     # -- the schedule --------------------------------------------------------------------------------------------
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from celery_leader.beat.claims import Claims
 from celery_leader.ledger import Claim
@@ -13,6 +15,19 @@ from celery_leader.ledger import Claim
 CONFIRMED_TOGETHER = 100
 #: So many messages that fail one after another are the broker's fault; fewer may be their own.
 FAILURES_OF_A_BROKER = 3
+#: How long (seconds) a message that the broker refuses is left alone before it is offered again.
+REFUSED_AGAIN = 5.0
+
+
+class Outcome(Enum):
+    """What became of handing a message to the broker."""
+
+    #: It is out of our hands: the broker has it, or it can never be sent.
+    OUT = auto()
+    #: The broker is there, and does not take this message now.
+    REFUSED = auto()
+    #: The broker takes no messages now.
+    AWAY = auto()
 
 
 @dataclass
@@ -40,17 +55,18 @@ class Outbox:
         claims: Claims,
         *,
         may_send: Callable[[], bool],
-        send: Callable[[Claim], bool],
+        send: Callable[[Claim], Outcome],
         counts: TickCounts | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """Send for the term that *claims* belongs to.
 
         Args:
             claims: The term's.
             may_send: Asked immediately before each message: whether the term is still trusted, and no stop requested.
-            send: Hands a tick's message to the broker. Returns whether it is out of our hands: taken, or such that it
-                can never be sent. False: the broker does not take messages now.
+            send: Hands a tick's message to the broker.
             counts: Where to count.
+            now: A monotonic clock, in seconds.
         """
         self.claims = claims
         #: Whether the broker took nothing any more at the end of the last delivery.
@@ -58,6 +74,8 @@ class Outbox:
         self._may_send = may_send
         self._send = send
         self._counts = counts or TickCounts()
+        self._now = now
+        self._offered_again_at: dict[str, float] = {}  # entries whose message was refused
 
     def claim(self, claims: Sequence[Claim]) -> list[bool]:
         """Make ticks ours; return for each whether it is. See :meth:`Claims.claim`."""
@@ -78,13 +96,18 @@ class Outbox:
             for claim in claims:
                 if not self._may_send():
                     return False
-                if not self._send(claim):
+                outcome = self._send(claim)
+                if outcome is Outcome.AWAY:
                     failed, in_a_row = failed + 1, in_a_row + 1
                     self.is_stuck = in_a_row == FAILURES_OF_A_BROKER
                     if self.is_stuck:
                         return False
                     continue
                 in_a_row = 0
+                if outcome is Outcome.REFUSED:
+                    failed += 1
+                    self._offered_again_at[claim.tick.entry] = self._now() + REFUSED_AGAIN
+                    continue
                 sent.append(claim)
                 self._counts.sent += 1
                 if len(sent) == CONFIRMED_TOGETHER:
@@ -98,11 +121,18 @@ class Outbox:
     def deliver_again(self, *, newest_first: bool = False) -> bool:
         """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
 
+        What the broker refused a moment ago is left out.
+
         Returns:
             Whether all is out of our hands. Of an entry of which something is not nothing newer may be claimed: it
             would take its place.
         """
-        unsent = self.claims.unsent(newest_first=newest_first)
+        now = self._now()
+        unsent = [
+            claim
+            for claim in self.claims.unsent(newest_first=newest_first)
+            if self._offered_again_at.get(claim.tick.entry, now) <= now
+        ]
         before = self._counts.sent
         try:
             return self.deliver(unsent)

@@ -1,0 +1,222 @@
+"""A beat whose messages go to a real RabbitMQ: what it takes, loses, refuses and keeps silent about."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import amqp
+import pytest
+
+from celery_leader.beat.message import DUE_HEADER, TOKEN_HEADER
+from celery_leader.beat.outbox import REFUSED_AGAIN
+from celery_leader.beat.ticks import task_id
+from celery_leader.ledger import Tick
+from tests.beat.conftest import START, Fleet, Machine
+from tests.servers import HOST, RabbitServer
+from tests.waiting import eventually
+
+# One process has all of them, and one server, which each leaves as it found it.
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.xdist_group("rabbitmq"), pytest.mark.timeout(120)]
+
+#: Seconds of the elections, longer than any broker needs to start.
+LONG = {"leader_lease_duration": 90.0, "leader_renew_deadline": 60.0}
+#: And short; a broker that keeps silent is waited for at most for half the deadline.
+TIMES = {"leader_lease_duration": 3.0, "leader_renew_deadline": 2.0, "leader_retry_period": 0.4}
+IO_TIMEOUT = 1.0
+
+
+@pytest.fixture
+def fleet(fleet: Fleet, rabbit_server: RabbitServer) -> Iterator[Fleet]:
+    """Machines on an empty queue `celery`."""
+    fleet.conf = dict(LONG)
+    with channel(rabbit_server) as open_channel:
+        open_channel.queue_delete("celery")
+    yield fleet
+    for machine in fleet.machines:
+        machine.scheduler.forget_connection()
+
+
+@contextmanager
+def channel(server: RabbitServer) -> Iterator[amqp.Channel]:
+    """A channel of the broker, by nothing of ours."""
+    with amqp.Connection(host=f"{HOST}:{server.port}") as connection:
+        yield connection.channel()
+
+
+def taken(server: RabbitServer, queue: str = "celery") -> list[dict[str, Any]]:
+    """Take all messages from *queue*; return their headers."""
+    headers = []
+    with channel(server) as open_channel:
+        while message := open_channel.basic_get(queue, no_ack=True):
+            headers.append(message.headers)
+    return headers
+
+
+def leading(fleet: Fleet, server: RabbitServer) -> Machine:
+    """A machine that leads and has looked at its schedule."""
+    leader = fleet.machine(broker=server.url)
+    leader.lead()
+    leader.tick_until_idle()
+    return leader
+
+
+def tick_at(fleet: Fleet, leader: Machine, seconds: float = 10) -> None:
+    """Let time pass, and send what is due then."""
+    fleet.wall.advance(seconds)
+    leader.lead()
+    leader.tick_until_idle()
+
+
+def unsent(fleet: Fleet) -> set[str]:
+    """The entries whose last claim is not known to have reached the broker."""
+    return {name for name, claim in fleet.ledger._claims.items() if not claim.sent}
+
+
+def entry(task: str, **options: Any) -> dict[str, Any]:
+    return {"task": task, "schedule": 10.0, "options": options}
+
+
+def test_each_tick_arrives_once_though_the_broker_is_killed(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+    """With the id and the headers that follow from what it is; what the broker had confirmed outlives it."""
+    names = ("a", "b", "c")
+    fleet.schedule = {name: entry(f"t.{name}") for name in names}
+    leader = leading(fleet, rabbit_server)
+    token = leader.lead()
+    tick_at(fleet, leader)
+    rabbit_server.kill()
+    rabbit_server.start()
+    tick_at(fleet, leader)  # by a connection that was cut while it was idle
+    dues = [START + timedelta(seconds=seconds) for seconds in (10, 20)]
+    assert Counter(
+        (each["task"], each["id"], each[DUE_HEADER], each[TOKEN_HEADER]) for each in taken(rabbit_server)
+    ) == Counter(
+        (f"t.{name}", task_id("proj", Tick("default", name, due)), due.isoformat(), str(token))
+        for name in names
+        for due in dues
+    )
+    assert unsent(fleet) == set()
+
+
+def test_a_tick_is_kept_while_the_broker_is_away(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+    """And arrives once, with the id that it had, when the broker is back; a later one has not taken its place."""
+    fleet.schedule = {"a": entry("t.a")}
+    leader = leading(fleet, rabbit_server)
+    rabbit_server.kill()
+    fleet.wall.advance(10)
+    leader.scheduler.tick()
+    kept = fleet.ledger._claims["a"]
+    assert not kept.sent
+    rabbit_server.start()
+    tick_at(fleet, leader, 5)
+    assert [each["id"] for each in taken(rabbit_server)] == [kept.task_id]
+
+
+def test_a_broker_that_hangs_holds_up_no_renewal_and_takes_nothing(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+    """What lies in a socket's buffer has not arrived: it stays claimed, and is sent again with its id."""
+    fleet.conf = dict(TIMES)
+    fleet.schedule = {"a": entry("t.a")}
+    leader = leading(fleet, rabbit_server)
+    tick_at(fleet, leader)  # so that the connection is open
+    taken(rabbit_server)
+    leader.campaign.start()
+    candidate = leader.campaign.candidates["default"]
+    term = eventually(lambda: candidate.term)
+    rabbit_server.pause()
+    try:
+        fleet.wall.advance(10)
+        begun = time.monotonic()
+        leader.scheduler.tick()
+        lasted = time.monotonic() - begun
+        assert candidate.term == term, "it still leads"
+        kept = fleet.ledger._claims["a"]
+        assert not kept.sent
+        assert leader.scheduler.counts.sent == 1
+        # One wait for the confirmation, two for a new connection.
+        assert IO_TIMEOUT * 0.9 < lasted < 3 * IO_TIMEOUT + 1
+        assert lasted > TIMES["leader_renew_deadline"], "too short to tell whether it went on renewing"
+    finally:
+        rabbit_server.resume()
+    leader.tick_until_idle()
+    assert unsent(fleet) == set()
+    found = [each["id"] for each in taken(rabbit_server)]
+    assert set(found) == {kept.task_id}
+    assert len(found) <= 2
+
+
+def test_what_the_broker_refuses_holds_up_nothing_else(
+    fleet: Fleet, rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many: each stays claimed, is offered again some seconds later, and arrives when it is taken."""
+    caplog.set_level(logging.INFO, "celery_leader")
+    with channel(rabbit_server) as open_channel:
+        limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        open_channel.queue_declare("full", durable=True, auto_delete=False, arguments=limits)
+        open_channel.basic_publish(amqp.Message("full"), routing_key="full")
+        open_channel.exchange_delete("late")
+    fleet.schedule = {
+        **{f"late{number}": entry("t.late", exchange="late", routing_key="celery") for number in range(3)},
+        **{f"full{number}": entry("t.full", exchange="amq.direct", routing_key="full") for number in range(3)},
+        "unroutable": entry("t.mandatory", exchange="amq.fanout", routing_key="x", mandatory=True),
+        "forbidden": entry("t.forbidden", exchange="amq.rabbitmq.trace", routing_key="x"),
+        "good": entry("t.good"),
+    }
+    with channel(rabbit_server) as open_channel:
+        open_channel.queue_bind("full", "amq.direct", "full")
+    refused = fleet.schedule.keys() - {"good"}
+    leader = leading(fleet, rabbit_server)
+    for _ in range(3):
+        tick_at(fleet, leader)
+    assert [each["task"] for each in taken(rabbit_server)] == ["t.good"] * 3
+    assert unsent(fleet) == refused
+    offered = Counter(record.args[0] for record in caplog.records if "Sending due task" in record.msg and record.args)
+    assert offered == {**dict.fromkeys(refused, 1), "good": 3}, "it is told of them once each few seconds"
+    kept = {name: fleet.ledger._claims[name].task_id for name in refused}
+
+    with channel(rabbit_server) as open_channel:
+        open_channel.exchange_declare("late", "direct", durable=True, auto_delete=False)
+        open_channel.queue_bind("celery", "late", "celery")
+        open_channel.queue_bind("celery", "amq.fanout", "x")
+        open_channel.queue_delete("full")
+        open_channel.queue_declare("full", durable=True, auto_delete=False)
+        open_channel.queue_bind("full", "amq.direct", "full")
+    now = time.monotonic() + REFUSED_AGAIN
+    with mock.patch.object(leader.scheduler._outbox, "_now", return_value=now):
+        leader.tick_until_idle()
+    with channel(rabbit_server) as open_channel:
+        open_channel.queue_unbind("celery", "amq.fanout", "x")
+        open_channel.exchange_delete("late")
+    arrived = [*taken(rabbit_server), *taken(rabbit_server, "full")]
+    assert unsent(fleet) == {"forbidden"}
+    assert Counter(each["id"] for each in arrived) == Counter(
+        ident for name, ident in kept.items() if name != "forbidden"
+    )
+
+
+def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+    """By itself, and by a next leader at once."""
+    fleet.schedule = {"bad": entry("t.bad", exchange="nowhere", routing_key="x")}
+    first = leading(fleet, rabbit_server)
+    offer = mock.Mock(side_effect=first.scheduler.publish_tick)
+    with (
+        mock.patch.object(first.scheduler, "publish_tick", offer),
+        mock.patch.object(first.scheduler._outbox, "_now", return_value=0.0) as now,
+    ):
+        tick_at(fleet, first)
+        for seconds, offered in ((0.0, 1), (REFUSED_AGAIN - 0.1, 1), (REFUSED_AGAIN, 2), (REFUSED_AGAIN + 0.1, 2)):
+            now.return_value = seconds
+            first.tick_until_idle()
+            assert offer.call_count == offered
+    first.resign()
+    second = fleet.machine(broker=rabbit_server.url)
+    offer = mock.Mock(side_effect=second.scheduler.publish_tick)
+    with mock.patch.object(second.scheduler, "publish_tick", offer):
+        second.lead()
+        second.scheduler.tick()
+    assert offer.call_count == 1
