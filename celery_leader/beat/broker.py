@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat.message import with_options
 from celery_leader.beat.outbox import Outcome
+from celery_leader.beat.termination import CutOff, Termination
 from celery_leader.ledger import Claim
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     #: The longest (seconds) to wait for a broker that keeps silent, where its transport can be told. What
     #: ``broker_transport_options`` say takes precedence.
     io_timeout: float
+    _termination: Termination | None
 
     @cached_property
     def connection(self) -> Any:
@@ -60,17 +62,21 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         One that can never be sent is out of our hands as well: it is given up, as Celery's own beat does.
         """
         try:
-            producer = self.producer
+            with self._cut_off_in_time():
+                producer = self.producer
         except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
             return self._has_failed(claim, error, Outcome.AWAY)
         try:
-            with with_options(entry, claim, token):
+            with with_options(entry, claim, token), self._cut_off_in_time():
                 logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
                 super().apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             return self._has_failed(claim, cause, self.outcome_of(cause))
         return Outcome.OUT
+
+    def _cut_off_in_time(self) -> contextlib.AbstractContextManager[None]:
+        return self._termination.cutting_off() if self._termination else contextlib.nullcontext()
 
     def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self.forget_connection()  # AMQP closes a channel on which it refused something
@@ -90,7 +96,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         """
         if getattr(cause, "reply_code", None) in _REFUSED or isinstance(cause and cause.__cause__, MessageNacked):
             return Outcome.REFUSED
-        if isinstance(cause, OperationalError):
+        if isinstance(cause, (OperationalError, CutOff)):
             return Outcome.AWAY
         is_away = isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
         return Outcome.AWAY if is_away else Outcome.OUT

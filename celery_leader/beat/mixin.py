@@ -307,6 +307,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         is_ending = self._candidate.cell.is_closing() or (
             self._termination is not None and self._termination.is_pending
         )
+        if self._termination is not None and self._termination.is_late:
+            return False
         if is_ending and self._ends_at is None:
             self._ends_at = self._monotonic() + ENDING_TIME
         return self._ends_at is None or self._monotonic() < self._ends_at
