@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import Fleet
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, RabbitServer, RedisServer
 
 
 @pytest.fixture
-def broker() -> Iterator[RedisServer]:
-    """The broker of one test."""
-    with RedisServer() as server:
+def broker(request: pytest.FixtureRequest) -> Iterator[RedisServer | RabbitServer]:
+    """The broker of one test: a Redis, or the class that the test is parametrised with."""
+    with getattr(request, "param", RedisServer)() as server:
         yield server
 
 
@@ -26,7 +26,7 @@ def redis_store() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def fleet(request: pytest.FixtureRequest, tmp_path: Path, broker: RedisServer) -> Iterator[Fleet]:
+def fleet(request: pytest.FixtureRequest, tmp_path: Path, broker: RedisServer | RabbitServer) -> Iterator[Fleet]:
     """No worker yet, on the store that the test is parametrised with (Redis when it says nothing)."""
     store = getattr(request, "param", "redis")
     if store == "redis":

@@ -19,7 +19,7 @@ from celery import Celery
 
 from tests.chaos.evidence import Evidence
 from tests.chaos.messages import LastClaim
-from tests.servers import RedisServer, Server
+from tests.servers import RabbitServer, RedisServer, Server
 from tests.waiting import eventually
 
 PROJECT = Path(__file__).parent / "project"
@@ -40,7 +40,7 @@ class Fleet:
     """Workers, the store of their election, and what they wrote down."""
 
     directory: Path
-    broker: RedisServer
+    broker: RedisServer | RabbitServer
     store: str
     database: dict[str, Any] | None = None
     conf: dict[str, Any] = field(default_factory=dict)

@@ -15,8 +15,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import amqp
 import redis
 
 #: What two busy cores may add to any wait, in seconds. A tick of the entry `seven` that is missing shows all the same.
@@ -238,24 +240,37 @@ class Account:
 
 
 def read_messages(broker: str, queue: str) -> list[Message]:
-    """Return the messages of ticks that lie in *queue* of the Redis at *broker*, the first that arrived first."""
+    """Return the messages of ticks that lie in *queue* of *broker*, the first that arrived first."""
+    if broker.startswith("amqp"):
+        return list(_take(broker, queue))
     with redis.Redis.from_url(broker) as client:
         return list(decode(reversed(client.lrange(queue, 0, -1))))
 
 
+def _take(broker: str, queue: str) -> Iterator[Message]:
+    """Take the messages out of a RabbitMQ, which shows them no other way."""
+    with amqp.Connection(host=urlsplit(broker).netloc.rpartition("@")[2]) as connection:
+        channel = connection.channel()
+        while found := channel.basic_get(queue, no_ack=True):
+            yield _message(found.headers, found.body)
+
+
 def decode(raw: Iterable[bytes]) -> Iterator[Message]:
-    """Read messages as Celery writes them."""
+    """Read messages as Celery writes them into a Redis."""
     for text in raw:
         envelope = json.loads(text)
-        headers, body = envelope["headers"], json.loads(base64.b64decode(envelope["body"]))
-        due = headers.get("leader_due_at")
-        yield Message(
-            entry=body[0][0],
-            id=headers["id"],
-            sent_at=headers["chaos_sent_at"],
-            due=datetime.fromisoformat(due).timestamp() if due else None,
-            token=headers["leader_token"],
-        )
+        yield _message(envelope["headers"], base64.b64decode(envelope["body"]))
+
+
+def _message(headers: Mapping[str, Any], body: str | bytes) -> Message:
+    due = headers.get("leader_due_at")
+    return Message(
+        entry=json.loads(body)[0][0],
+        id=headers["id"],
+        sent_at=headers["chaos_sent_at"],
+        due=datetime.fromisoformat(due).timestamp() if due else None,
+        token=headers["leader_token"],
+    )
 
 
 def _due(message: Message) -> float:

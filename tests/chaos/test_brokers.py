@@ -1,0 +1,71 @@
+"""Three beats of their own whose messages go to RabbitMQ; and beats that are to end while their broker hangs."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.chaos.faults import Members
+from tests.chaos.harness import LEASE, Fleet
+from tests.chaos.test_random_faults import report
+from tests.servers import RabbitServer, RedisServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+
+RABBIT = pytest.param(RabbitServer, marks=pytest.mark.rabbitmq)
+#: The longest (seconds) from the signal until another leads, on two busy cores.
+HANDOVER = 2.5
+
+
+@pytest.mark.parametrize("broker", [RABBIT], indirect=True)
+def test_rabbitmq_gets_every_tick_once(fleet: Fleet) -> None:
+    """Though the leader is killed and stopped, and the broker is killed and hangs for longer than it is waited for."""
+    members = Members(fleet, random.Random(0), beats=True)
+    fleet.conf["leader_beat"], fleet.election = False, "beat"
+    members.begin()
+    since = time.time()
+    for kind in ("kill leader", "broker restarted", "terminate leader", "kill leader without broker"):
+        members.harm(kind)
+    members.broker_away("broker hung", hung=True, seconds=2 * LEASE)
+    members.await_recovery()
+    account = members.end(since, until=time.time())
+    ledger = fleet.last_claims()
+    report(members, account)
+    assert fleet.evidence().overlaps() == []
+    assert account.twice() == []
+    assert account.early() == []
+    assert account.stale() == []
+    assert account.unexcused_resends() == []
+    assert account.lost(ledger) == []
+
+
+@pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
+def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> None:
+    """It does not wait for its socket; what it could not send is sent by the next, with its id."""
+    members = Members(fleet, random.Random(0), beats=True)
+    fleet.conf["leader_beat"], fleet.election = False, "beat"
+    members.begin()
+    since = time.time()
+    leader, terms = members.leader(), len(fleet.evidence().terms())
+    fleet.broker.pause()
+    sending = "Sending due task second"
+    before = fleet.times_logged(leader, sending)
+    eventually(lambda: fleet.times_logged(leader, sending) > before, what="it waits for the broker")
+    begun = fleet.signal(leader, signal.SIGTERM)
+    handover = fleet.await_term(terms) - begun
+    assert fleet.await_end(leader) == 0
+    ended = time.clock_gettime(time.CLOCK_BOOTTIME) - begun
+    print(f"\nchaos: {fleet.broker.name} hangs: handed over in {handover:.2f} s, ended after {ended:.2f} s")  # noqa: T201
+    fleet.broker.resume()
+    members.note("broker hung", since, time.time() + 4.0, resends=True, loses_answers=True)
+    members.await_recovery()
+    account = members.end(since, until=time.time())
+    assert fleet.evidence().overlaps() == []
+    assert account.twice() == []
+    assert account.lost(fleet.last_claims()) == []
+    assert handover < HANDOVER
+    assert ended < HANDOVER + 2
