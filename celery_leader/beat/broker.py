@@ -31,6 +31,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     #: ``broker_transport_options`` say takes precedence.
     io_timeout: float
     _termination: Termination | None
+    _is_broker_away = False
 
     @cached_property
     def connection(self) -> Any:
@@ -73,6 +74,9 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             return self._has_failed(claim, cause, self.outcome_of(cause))
+        if self._is_broker_away:
+            self._is_broker_away = False
+            logger.info("The broker takes messages again")
         return Outcome.OUT
 
     def _cut_off_in_time(self) -> contextlib.AbstractContextManager[None]:
@@ -84,8 +88,11 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
             logger.error("%s, due at %s, can't be sent and is given up: %s",
                          claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
         else:
-            logger.error("%s, due at %s, stays claimed, the broker does not take it: %s",
-                         claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
+            is_told = self._is_broker_away and outcome is Outcome.AWAY  # it is asked each second
+            logger.log(logging.DEBUG if is_told else logging.ERROR,
+                       "%s, due at %s, stays claimed, the broker does not take it: %s",
+                       claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
+            self._is_broker_away = outcome is Outcome.AWAY
         return outcome
 
     def outcome_of(self, cause: BaseException | None) -> Outcome:

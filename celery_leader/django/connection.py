@@ -73,7 +73,7 @@ class OwnConnection(Session[str]):
 
     def _cure(self, cause: str) -> str:
         """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""
-        if not self._server_timeouts or "unsupported startup parameter" not in cause:
+        if not self.server_timeouts or "unsupported startup parameter" not in cause:
             return ""
         return (
             ". That is a pooler, which passes on no limits of time: set "

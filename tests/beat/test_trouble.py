@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +15,7 @@ from celery.beat import BeatLazyFunc
 from celery.schedules import BaseSchedule
 from kombu.exceptions import OperationalError
 
+from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim
@@ -79,8 +81,9 @@ def test_a_message_that_can_never_be_sent_holds_up_nothing(fleet: Fleet) -> None
     assert fleet.ledger._claims["bad"].sent
 
 
-def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet) -> None:
-    """The tick stays claimed, nothing newer takes its place, and it is sent with its id."""
+def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """The tick stays claimed, nothing newer takes its place, and it is sent with its id. Two lines tell of it."""
+    caplog.set_level(logging.INFO)
     fleet.schedule = EVERY_TEN
     leader = fleet.machine()
     leader.lead()
@@ -98,6 +101,10 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet) -> None
     messages = fleet.sent()
     assert messages[0]["id"] == claimed.task_id
     assert dues(messages) == [10, 20]
+    told = [each.getMessage() for each in caplog.records if each.name == broker.__name__]
+    refused, back = (text for text in told if "Sending due task" not in text)
+    assert refused.startswith("ten, due at 2026-11-23 09:00:40+00:00, stays claimed, the broker does not take it: ")
+    assert back == "The broker takes messages again"
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
