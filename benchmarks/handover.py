@@ -211,7 +211,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # no worker is to stay behind
     for store in options.store:
         with crew_on(store) as (crew, limits):
-            report(store, list(hand_overs(crew, options.count, options.workers)), limits)
+            measured = []
+            try:
+                for figures in hand_overs(crew, options.count, options.workers):
+                    measured.append(figures)  # noqa: PERF402  # an interruption keeps what there is
+            finally:
+                if measured:
+                    report(store, measured, limits)
 
 
 if __name__ == "__main__":
