@@ -89,7 +89,7 @@ class LeaderElector:
         self._pid = os.getpid()
         self._observed: _Observation | None = None
         self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
-        self._written_at = 0.0  # when the last write for it began (monotonic seconds)
+        self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
         self._highest_token = 0  # seen, or sent
         self._reported_leader = ""
@@ -261,7 +261,7 @@ class LeaderElector:
     def _write_new_term(self, transitions: int, previous: StoredRecord | None) -> StoredRecord:
         now = self._clock.utcnow()
         token = self._highest_token = next_token(self._highest_token, now)
-        self._term = Term(self.config.name, self.config.identity, token)
+        self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
         record = self._mine(ElectionRecord(acquire_time=now, leader_transitions=transitions, fencing_token=token))
         try:
             return self._write(record, previous)
@@ -279,7 +279,6 @@ class LeaderElector:
         )
 
     def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
-        self._written_at = self._clock.monotonic()
         try:
             return self.lock.create(record) if previous is None else self.lock.update(record, previous)
         except LockUnavailable as error:
@@ -361,13 +360,15 @@ class LeaderElector:
         return True
 
     def _end_if_expired(self, now: float) -> None:
-        """End a trust whose time is over, and forget a term that no write gave me within a lease.
+        """End a trust whose time is over, and forget a term that no answer gave me in that time.
 
-        Others may have led since, even if the store, rolled back, shows my record: their tokens are greater.
+        Others may have led since, even if the store, rolled back, shows my record: their tokens are greater. By their
+        clocks a lease is over no sooner than the deadline is by mine, counted from the first write, which may be
+        the only one that happened.
         """
         if self._trust and now >= self._trust.until:
             self._end(StopReason.EXPIRED)
-        elif self._term and not self._trust and now - self._written_at >= self.config.lease_duration:
+        elif self._term and not self._trust and now - self._sent_at >= self.config.renew_deadline:
             self._forget()
 
     def _end(self, reason: StopReason) -> None:

@@ -207,7 +207,7 @@ class Story:
             trust and max(round(trust.until - now, 6), -1.0),
             trust and node.clock.real(trust.renewed_at) > self.world.lost_data_at,
             elector._term and rank[elector._term.fencing_token],
-            elector._term and not trust and min(round(now - elector._written_at, 6), LEASE),
+            elector._term and not trust and min(round(now - elector._sent_at, 6), DEADLINE),
             rank[elector._highest_token],
             seen,
         )

@@ -60,3 +60,29 @@ def test_a_story_can_be_told_again() -> None:
     assert leader.is_leader()
     assert not follower.is_leader()
     story.world.close()
+
+
+#: A creates the record and hears nothing of it; b sees it.
+UNKNOWN: tuple[Move, ...] = (("a", "step"), ("a", "answer"), ("a", "lose"), ("a", "fail"), ("b", "step"), ("b", "answer"))
+#: A finds its record in the store again, and fails to renew it.
+STILL_UNKNOWN: tuple[Move, ...] = (("a", "step"), ("a", "answer"), ("a", "fail"), ("a", "answer"))
+B_TAKES_OVER: tuple[Move, ...] = (("b", "step"), ("b", "answer"), ("b", "answer"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "meanwhile"),
+    [
+        pytest.param((0.85, 1.2), [("wait", "2.6")], id="b's clock is faster"),
+        pytest.param((1.0, 1.0), [("wait", "1.5"), *STILL_UNKNOWN, ("wait", "1.6")], id="a tried again"),
+    ],
+)
+def test_a_term_that_nothing_confirmed_follows_no_later_one(rates: tuple[float, float], meanwhile: list[Move]) -> None:
+    """Though the store, rolled back to its record, would let it: b has led since, with a greater token."""
+    story = tell(rates, UNKNOWN)
+    story.world.store.take_snapshot()
+    for move in (*meanwhile, *B_TAKES_OVER, ("store", "is rolled back"), ("a", "step"), ("a", "answer")):
+        story.play(move)
+    a, b = story.world.nodes
+    assert b.is_leader()
+    assert a.elector._term is None
+    story.world.close()
