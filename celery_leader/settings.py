@@ -188,7 +188,10 @@ def _flag(name: str, value: object) -> bool:
 def _seconds(name: str, value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise _wrong(name, value, "a number of seconds")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _wrong(name, value, "a number of seconds, and not a number so large") from None
 
 
 def _positive_seconds(name: str, value: object) -> float:
@@ -214,13 +217,14 @@ def _elections(name: str, value: object) -> Mapping[str, Mapping[str, Any]]:
     expected = "names of elections, or a mapping of names to their own durations"
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise _wrong(name, value, expected)
-    elections = dict(value) if isinstance(value, Mapping) else {election: {} for election in value}
-    if not elections:
+    names = list(value)
+    if not names or not all(isinstance(election, str) and election for election in names):
         raise _wrong(name, value, expected)
+    elections = dict(value) if isinstance(value, Mapping) else {election: {} for election in names}
     for election, overrides in elections.items():
-        if not isinstance(election, str) or not election or not isinstance(overrides, Mapping):
+        if not isinstance(overrides, Mapping):
             raise _wrong(name, value, expected)
-        if unknown := sorted(overrides.keys() - set(_OVERRIDES)):
+        if unknown := sorted(str(key) for key in overrides if key not in _OVERRIDES):
             raise ConfigurationError(
                 f"leader_elections[{election!r}] may set {', '.join(_OVERRIDES)}, not {', '.join(unknown)}."
             )
