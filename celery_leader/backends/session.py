@@ -6,6 +6,7 @@ them have no timeout at all. The thread may wait as long as it must; the caller 
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -34,8 +35,8 @@ class Session(Generic[C]):
         self.timeout = timeout
         self._place = place
         self._new_thread = new_thread
-        self._mutex = threading.Lock()  # not held while waiting: each of several threads waits no longer than it may
         self._thread: SessionThread[C] | None = None
+        self._belong_here()
 
     def describe(self) -> str:
         """Return where the store is, for logs: no passwords."""
@@ -43,9 +44,10 @@ class Session(Generic[C]):
 
     def close(self) -> None:
         """Close the connection and end its thread. A later call begins anew."""
+        self._leave_parent()
         with self._mutex:
             thread, self._thread = self._thread, None
-        if thread and thread.is_alive():  # in a forked child it is not, and the connection is the parent's
+        if thread and thread.is_alive():
             thread.stop()
             thread.join(self.timeout)
 
@@ -56,6 +58,7 @@ class Session(Generic[C]):
             LockUnavailable: It did not return in time. What it did not do until now, it does not do later.
             Exception: Whatever it raised, or the attempt to connect.
         """
+        self._leave_parent()
         with self._mutex:
             thread = self._living_thread()
             future = thread.submit(work)
@@ -66,6 +69,16 @@ class Session(Generic[C]):
                 self._thread = None
         thread.abandon()
         raise LockUnavailable(f"{self._place} did not answer within {self.timeout:g} s")
+
+    def _leave_parent(self) -> None:
+        """In a forked child forget what is the parent's: a thread of its may have had the mutex, which nobody frees."""
+        if self._pid != os.getpid():
+            self._thread = None
+            self._belong_here()
+
+    def _belong_here(self) -> None:
+        self._mutex = threading.Lock()  # not held while waiting: each of several threads waits no longer than it may
+        self._pid = os.getpid()
 
     def _living_thread(self) -> SessionThread[C]:
         if self._thread is None or not self._thread.is_alive():

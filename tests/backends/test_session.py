@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import signal
 import threading
 import time
 from typing import Any
@@ -114,3 +116,22 @@ def test_who_is_forgotten_leaves_nothing_behind() -> None:
     del session
     gc.collect()
     eventually(lambda: not threads())
+
+
+def test_a_forked_child_waits_for_none_of_its_parents_threads() -> None:
+    """One of them may be about to ask at that moment; the child asks and closes on its own."""
+    session = Place().session()
+    session.ask(lambda connection: connection)
+    with session._mutex:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)  # instead of waiting for ever
+            answered = False
+            try:
+                answered = session.ask(lambda connection: connection) == 2
+                session.close()
+            finally:
+                os._exit(0 if answered else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert session.ask(lambda connection: connection) == 1
+    session.close()
