@@ -90,4 +90,4 @@ class RabbitServer(Server):
 def _libraries() -> str:
     for path in sorted(Path("/").glob(PLACE.lstrip("/")), reverse=True):
         return str(path)
-    raise ServerMissing("rabbitmq-server", "rabbitmq-server")
+    raise ServerMissing("rabbitmq-server", "Debian: apt-get install rabbitmq-server")
