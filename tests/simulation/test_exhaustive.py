@@ -63,7 +63,14 @@ def test_a_story_can_be_told_again() -> None:
 
 
 #: A creates the record and hears nothing of it; b sees it.
-UNKNOWN: tuple[Move, ...] = (("a", "step"), ("a", "answer"), ("a", "lose"), ("a", "fail"), ("b", "step"), ("b", "answer"))
+UNKNOWN: tuple[Move, ...] = (
+    ("a", "step"),
+    ("a", "answer"),
+    ("a", "lose"),
+    ("a", "fail"),
+    ("b", "step"),
+    ("b", "answer"),
+)
 #: A finds its record in the store again, and fails to renew it.
 STILL_UNKNOWN: tuple[Move, ...] = (("a", "step"), ("a", "answer"), ("a", "fail"), ("a", "answer"))
 B_TAKES_OVER: tuple[Move, ...] = (("b", "step"), ("b", "answer"), ("b", "answer"))
