@@ -32,6 +32,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     io_timeout: float
     _termination: Termination | None
     _is_broker_away = False
+    _is_publishing = False
 
     @cached_property
     def connection(self) -> Any:
@@ -68,16 +69,23 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
             return self._has_failed(claim, error, Outcome.AWAY)
         try:
+            self._is_publishing = True
             with with_options(entry, claim, token), self._cut_off_in_time():
                 logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
                 super().apply_async(entry, producer=producer, advance=False)
         except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             return self._has_failed(claim, cause, self.outcome_of(cause))
+        finally:
+            self._is_publishing = False
         if self._is_broker_away:
             self._is_broker_away = False
             logger.info("The broker takes messages again")
         return Outcome.OUT
+
+    def should_sync(self) -> bool:
+        """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
+        return not self._is_publishing and bool(super().should_sync())
 
     def _cut_off_in_time(self) -> contextlib.AbstractContextManager[None]:
         return self._termination.cutting_off() if self._termination else contextlib.nullcontext()

@@ -168,6 +168,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
                 return STANDBY_WAIT
             delay: float = self._tick_together(outbox) if self.uses_heap else super().tick(*args, **kwargs)
             self._write_back(outbox.claims)
+            if self.should_sync():
+                self._do_sync()
         except (LeadershipLost, LockUnavailable) as lost:
             self._stop_sending(lost)
             return STANDBY_WAIT / 2

@@ -35,7 +35,7 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
     _planner: Planner
     _has_schedule = False
     _edits = 0
-    _schedule_seen: Any = None
+    _schedule_seen: tuple[Any, int, int] | None = None
     _future_told: datetime | None = None
 
     def begin_term(self) -> None:
@@ -114,8 +114,9 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
         if not self.keeps_its_schedule:
             before, self.old_schedulers = self.old_schedulers, copy(schedule)
             return not self.schedules_equal(before, schedule)
-        seen, self._schedule_seen = self._schedule_seen, (id(schedule), len(schedule), self._edits)
-        return bool(seen != self._schedule_seen)
+        seen, self._schedule_seen = self._schedule_seen, (schedule, len(schedule), self._edits)
+        # The mapping itself is kept: a file that is written and read again makes another, of the same id perhaps.
+        return seen is None or seen[0] is not schedule or seen[1:] != self._schedule_seen[1:]
 
     # -- last runs -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shelve
 from pathlib import Path
 from unittest import mock
 
@@ -77,6 +78,38 @@ def test_the_file_is_closed_before_the_lease_is_given_back(fleet: Fleet, path: P
     assert opened(path) == []
     assert leader.campaign.candidates["default"].term
     leader.scheduler.close()
+
+
+def test_what_is_written_to_the_file_is_the_entry_and_not_its_message(fleet: Fleet, path: Path) -> None:
+    """Celery writes it in the midst of sending, when an entry has the options of its message. They are read again."""
+    options = {"leader_catch_up": "all", "headers": {"mine": "1"}}
+    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
+    leader = machine(fleet, path)
+    leader.lead()
+    for seconds in (10, 50):
+        leader.tick_until_idle()
+        with mock.patch.object(leader.scheduler, "sync_every", -1):
+            fleet.wall.advance(seconds)
+            leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10, 20, 30, 40, 50, 60]
+    leader.resign()
+    leader.scheduler.tick()
+    with shelve.open(str(path)) as store:
+        assert store["entries"]["ten"].options == options
+
+
+def test_the_file_knows_the_last_runs(fleet: Fleet, path: Path) -> None:
+    """Each time that it is written its entries are made anew, in a mapping that may have the old one's id."""
+    leader = machine(fleet, path)
+    leader.lead()
+    leader.tick_until_idle()
+    for runs in range(1, 6):
+        leader.scheduler._do_sync()
+        _ = leader.scheduler.schedule  # is read again
+        fleet.wall.advance(10)
+        leader.tick_until_idle()
+        entry = leader.scheduler.schedule["ten"]
+        assert (entry.last_run_at, entry.total_run_count) == (fleet.wall.now, runs)
 
 
 def test_a_file_in_use_is_not_deleted(fleet: Fleet, path: Path) -> None:
