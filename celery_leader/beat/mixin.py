@@ -311,7 +311,9 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         )
         if self._termination is not None and self._termination.is_late:
             return False
-        if is_ending and self._ends_at is None:
+        if not is_ending:
+            self._ends_at = None  # a handler of the project's own may have ended nothing
+        elif self._ends_at is None:
             self._ends_at = self._monotonic() + ENDING_TIME
         return self._ends_at is None or self._monotonic() < self._ends_at
 

@@ -68,6 +68,7 @@ class Termination:
             if pending:
                 self._reset_alarm()
                 self._handle(*pending)
+                self.is_late = False  # the project has a handler of its own, which ends nothing
 
     @contextlib.contextmanager
     def cutting_off(self) -> Iterator[None]:

@@ -7,12 +7,15 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
 
-from celery_leader.beat import termination
+from celery_leader.beat import mixin, termination
 from celery_leader.beat.termination import CutOff, Termination
+from tests.beat.conftest import Fleet
+from tests.beat.test_scheduler import EVERY_TEN, dues
 from tests.waiting import eventually
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -95,3 +98,30 @@ def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert installed.is_pending
     assert handled == [signal.SIGTERM]
+
+
+def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], alarms: mock.Mock, fleet: Fleet) -> None:
+    """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    installed = leader.scheduler._termination = Termination.install()
+    assert installed
+
+    def hang(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        eventually(lambda: False, timeout=5)
+
+    fleet.wall.advance(10)
+    with (
+        mock.patch.object(termination, "PATIENCE", 0.05),
+        mock.patch.object(mixin, "ENDING_TIME", 0.0),
+        mock.patch.object(leader.scheduler.app, "send_task", hang),
+    ):
+        leader.scheduler.tick()
+    assert handled == [signal.SIGHUP]
+    for _ in range(2):
+        leader.tick_until_idle()
+        fleet.wall.advance(10)
+    assert dues(fleet.sent()) == [10, 20]
