@@ -143,6 +143,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
                            self._election, term.fencing_token, error)  # fmt: skip
             return False
         self._term = term
+        self._is_broker_away = False  # what was so in an earlier term was told then
         self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:

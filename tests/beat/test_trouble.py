@@ -107,6 +107,24 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog:
     assert back == "The broker takes messages again"
 
 
+def test_each_term_tells_of_the_broker_s_absence(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """Another may have led in between, and the broker been back."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    for outages in (1, 2):
+        leader.lead()
+        leader.tick_until_idle()
+        fleet.wall.advance(10)
+        with broken_broker(leader):
+            leader.scheduler.tick()
+        assert len([each for each in caplog.records if each.levelno == logging.ERROR]) == outages
+        leader.resign()
+        other = fleet.machine()
+        other.lead()
+        other.tick_until_idle()
+        other.resign()
+
+
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
 def test_a_broker_that_can_not_be_reached_holds_nobody_up(fleet: Fleet, scheme: str) -> None:
     """The stand-in for a broken broker fails the way that real ones do, and Celery would wait for them for minutes."""
