@@ -363,6 +363,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
 
     def close(self) -> None:
         """Stop sending and give the lease back; may be called twice."""
+        connection = self.__dict__.pop("connection", None)  # Celery 5.7 closes it first, and waits if the broker hangs
+        self.__dict__.pop("producer", None)
         try:
             super().close()
         except Exception:  # the lease is given back in any case
@@ -376,6 +378,9 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             self._ledger.close()
         if campaign:
             campaign.stop()
+        if connection:
+            with contextlib.suppress(Exception):  # it may be broken
+                connection.release()
 
     @property
     def info(self) -> str:

@@ -150,6 +150,25 @@ def test_a_broker_that_hangs_holds_up_no_renewal_and_takes_nothing(fleet: Fleet,
     assert len(found) <= 2
 
 
+def test_a_broker_that_hangs_keeps_no_lease_of_a_beat_that_ends(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+    """Celery 5.7 says goodbye to it, and waits for the answer; the lease is given back before."""
+    fleet.conf = dict(TIMES)
+    fleet.schedule = {"a": entry("t.a")}
+    leader = leading(fleet, rabbit_server)
+    tick_at(fleet, leader)  # so that the connection is open
+    taken(rabbit_server)
+    given_back = []
+    campaign = mock.Mock(**{"stop.side_effect": lambda: given_back.append(time.monotonic())})
+    rabbit_server.pause()
+    try:
+        begun = time.monotonic()
+        with mock.patch.object(leader.scheduler, "_own_campaign", campaign):
+            leader.scheduler.close()
+    finally:
+        rabbit_server.resume()
+    assert given_back[0] - begun < IO_TIMEOUT * 0.9
+
+
 def test_what_the_broker_refuses_holds_up_nothing_else(
     fleet: Fleet, rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
