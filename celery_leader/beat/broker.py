@@ -20,8 +20,8 @@ from celery_leader.ledger import Claim
 logger = logging.getLogger(__name__)
 
 #: AMQP's codes of a message that may be taken later: too large for the moment, no queue or no consumers, no
-#: permission, no such exchange (or a queue whose home node is down), a locked queue.
-_REFUSED = {311, 312, 313, 403, 404, 405}
+#: permission, no such exchange (or a queue whose home node is down), a locked queue, one that was declared otherwise.
+_REFUSED = {311, 312, 313, 403, 404, 405, 406}
 
 
 class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
@@ -91,7 +91,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         return self._termination.cutting_off() if self._termination else contextlib.nullcontext()
 
     def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
-        self.forget_connection()  # AMQP closes a channel on which it refused something
+        self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
         if outcome is Outcome.OUT:
             logger.error("%s, due at %s, can't be sent and is given up: %s",
                          claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
@@ -109,12 +109,18 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         kombu, which tries again, makes one error of all that may pass. Others are of the message: what an argument
         raises that is made when the message is sent may be an OSError as well.
         """
-        if getattr(cause, "reply_code", None) in _REFUSED or isinstance(cause and cause.__cause__, MessageNacked):
+        if getattr(cause, "reply_code", None) in _REFUSED or _is_refusal(cause and cause.__cause__):
             return Outcome.REFUSED
         if isinstance(cause, (OperationalError, CutOff)):
             return Outcome.AWAY
         is_away = isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
         return Outcome.AWAY if is_away else Outcome.OUT
+
+    def _forget_channel(self) -> None:
+        """Let the next message have a new channel: AMQP closes one on which it refused something."""
+        self.__dict__.pop("producer", None)
+        with contextlib.suppress(Exception):  # the next message finds out
+            self.connection.revive(None)
 
     def forget_connection(self) -> None:
         """Let the next message have a new connection."""
@@ -122,6 +128,16 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         if connection := self.__dict__.pop("connection", None):
             with contextlib.suppress(Exception):  # it is broken
                 connection.collect()  # AMQP would say goodbye first, and wait for a broker that hangs
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return whether a broker that is there refused one message, by *error*: of RabbitMQ, or of Redis for its queue."""
+    # redis-py is not there with other brokers, and has no class for the second.
+    return (
+        isinstance(error, MessageNacked)
+        or type(error).__name__ == "NoPermissionError"
+        or "WRONGTYPE " in str(error)
+    )
 
 
 def _with_lasting_clients(transport: Any) -> Any:

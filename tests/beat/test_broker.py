@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import redis
 
+from celery_leader.beat.outbox import FAILURES_OF_A_BROKER, REFUSED_AGAIN
 from tests.beat.conftest import Fleet
 from tests.beat.test_scheduler import EVERY_TEN
 
@@ -37,3 +40,34 @@ def test_a_connection_that_was_cut_while_it_was_idle_sends_the_next_tick(
             assert client.llen("cut") == sent
             assert client.client_kill_filter(_type="normal", skipme=True) > 0
         client.delete("cut")
+
+
+def test_what_redis_refuses_holds_up_nothing_else(fleet: Fleet, redis_server: RedisServer) -> None:
+    """Something else is kept under a queue's name, or the user has no rights for it; however many messages it is."""
+    fleet.conf = {"task_default_queue": "granted"}
+    refused = {
+        f"{queue}{number}": {"task": "t.refused", "schedule": 10.0, "options": {"queue": queue}}
+        for queue in ("granted-text", "forbidden")
+        for number in range(FAILURES_OF_A_BROKER)
+    }
+    fleet.schedule = {**refused, **EVERY_TEN}
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.set("granted-text", "text")
+        client.acl_setuser(
+            "limited", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["granted*", "_kombu*"]
+        )
+        leader = fleet.machine(broker=redis_server.url.replace("redis://", "redis://limited:secret@"))
+        leader.lead()
+        leader.tick_until_idle()
+        for _ in range(3):
+            fleet.wall.advance(10)
+            leader.tick_until_idle()
+        assert client.llen("granted") == 3
+        assert {name for name, claim in fleet.ledger._claims.items() if not claim.sent} == refused.keys()
+        client.delete("granted-text")
+        client.acl_setuser("limited", keys=["*"])
+        with mock.patch.object(leader.scheduler._outbox, "_now", return_value=time.monotonic() + REFUSED_AGAIN):
+            leader.tick_until_idle()
+        assert [client.llen(queue) for queue in ("granted-text", "forbidden")] == [FAILURES_OF_A_BROKER] * 2
+        client.delete("granted", "granted-text", "forbidden")
+        client.acl_deluser("limited")

@@ -182,6 +182,7 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
     fleet.schedule = {
         **{f"late{number}": entry("t.late", exchange="late", routing_key="celery") for number in range(3)},
         **{f"full{number}": entry("t.full", exchange="amq.direct", routing_key="full") for number in range(3)},
+        "otherwise": entry("t.full", queue="full"),  # declared without limits
         "unroutable": entry("t.mandatory", exchange="amq.fanout", routing_key="x", mandatory=True),
         "forbidden": entry("t.forbidden", exchange="amq.rabbitmq.trace", routing_key="x"),
         "good": entry("t.good"),
