@@ -133,11 +133,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
 def _is_refusal(error: BaseException | None) -> bool:
     """Return whether a broker that is there refused one message, by *error*: of RabbitMQ, or of Redis for its queue."""
     # redis-py is not there with other brokers, and has no class for the second.
-    return (
-        isinstance(error, MessageNacked)
-        or type(error).__name__ == "NoPermissionError"
-        or "WRONGTYPE " in str(error)
-    )
+    return isinstance(error, MessageNacked) or type(error).__name__ == "NoPermissionError" or "WRONGTYPE " in str(error)
 
 
 def _with_lasting_clients(transport: Any) -> Any:

@@ -257,6 +257,20 @@ def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet) -> 
     assert scheduler.LeaderDatabaseScheduler is scheduler.leader_scheduler("leader-django")
 
 
+def test_last_runs_in_the_future_are_mended_as_the_how_to_says(dcb: DatabaseFleet) -> None:
+    """In the ledger and in the admin's table: an entry that the ledger does not know counts from there."""
+    from django_celery_beat.models import PeriodicTask
+
+    dcb.add("e")
+    first = dcb.leader()
+    assert len(dcb.after(first, 86_400 * 365)) == 1
+    first.resign()
+    dcb.fleet.wall.advance(-86_400 * 365)
+    del dcb.fleet.ledger._claims["e"]
+    PeriodicTask.objects.filter(last_run_at__gt=dcb.fleet.wall.now).update(last_run_at=None)
+    assert len(dcb.after(dcb.leader(), 10)) == 1
+
+
 @pytest.mark.parametrize("name", ["leader", "leader-django"])
 def test_w003_a_short_name_that_its_admin_does_not_find(dcb: DatabaseFleet, settings: Any, name: str) -> None:
     """Its list of tasks would be an error page; the hint names the path that works."""
