@@ -28,16 +28,18 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
 def _leader_of(base_class: type[Any]) -> type[LeaderMixin]:
     if issubclass(base_class, LeaderMixin):
         return base_class
+    has_celerys_mapping = base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)
     attributes = {
         "__module__": __name__,
         "uses_heap": all(
             getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap", "apply_entry")
         ),
-        "keeps_entries_as_celery": (base_class.is_due is Scheduler.is_due and base_class.reserve is Scheduler.reserve),
-        "keeps_its_schedule": (
-            base_class.schedules_equal is Scheduler.schedules_equal
-            and base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)
+        "keeps_entries_as_celery": (
+            base_class.is_due is Scheduler.is_due
+            and base_class.reserve is Scheduler.reserve
+            and has_celerys_mapping  # another may write down what is put into it
         ),
+        "keeps_its_schedule": base_class.schedules_equal is Scheduler.schedules_equal and has_celerys_mapping,
     }
     return type(f"Leader{base_class.__name__}", (adapter_for(base_class), base_class), attributes)
 

@@ -268,6 +268,31 @@ def test_a_schedule_that_changes_by_itself_is_followed(fleet: Fleet) -> None:
         assert sorted(each["task"] for each in fleet.sent()) == expected
 
 
+def test_a_base_that_writes_down_what_is_put_into_its_schedule_hears_of_runs(fleet: Fleet) -> None:
+    """Celery puts the advanced entry there, which is how a base may keep last runs."""
+    written: list[int] = []
+
+    class Kept(dict):  # type: ignore[type-arg]  # whatever Celery puts there
+        def __setitem__(self, name: str, made: Any) -> None:
+            written.append(made.total_run_count)
+            super().__setitem__(name, made)
+
+        def __copy__(self) -> Any:
+            return dict(self)
+
+    class Base(Scheduler):  # type: ignore[misc]  # Celery has no types
+        kept = Kept()
+        schedule = property(lambda self: self.kept)
+
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine(Base)
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert written == [0, 1]
+
+
 def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:
     """In batches, in few calls of the ledger, and an hour later again."""
     fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
