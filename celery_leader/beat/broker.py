@@ -66,14 +66,14 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         try:
             with self._cut_off_in_time():
                 producer = self.producer
-        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
+        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
             return self._has_failed(claim, error, Outcome.AWAY)
         try:
             self._is_publishing = True
             with with_options(entry, claim, token), self._cut_off_in_time():
                 logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
                 super().apply_async(entry, producer=producer, advance=False)
-        except Exception as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
+        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             return self._has_failed(claim, cause, self.outcome_of(cause))
         finally:

@@ -15,8 +15,12 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if
 PATIENCE = 1.0
 
 
-class CutOff(Exception):
-    """The process is to end, and waits for its broker no longer."""
+class CutOff(BaseException):
+    """The process is to end, and waits for its broker no longer.
+
+    No Exception: kombu takes one in a serialiser for a message that can never be sent, and Celery's signals and logging
+    swallow them.
+    """
 
     def __init__(self) -> None:
         """Say so."""

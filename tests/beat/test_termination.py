@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from kombu.serialization import codec
 
 from celery_leader.beat import mixin, termination
 from celery_leader.beat.termination import CutOff, Termination
@@ -125,3 +126,30 @@ def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], alarms: m
         leader.tick_until_idle()
         fleet.wall.advance(10)
     assert dues(fleet.sent()) == [10, 20]
+
+
+def test_a_message_that_is_cut_off_stays_claimed_wherever_it_is(
+    handled: list[int], alarms: mock.Mock, fleet: Fleet
+) -> None:
+    """In a serialiser, say, whose errors kombu takes for those of a message that can never be sent."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    installed = leader.scheduler._termination = Termination.install()
+    assert installed
+
+    def hang(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        eventually(lambda: False, timeout=5)
+
+    fleet.wall.advance(10)
+    with (
+        mock.patch.object(termination, "PATIENCE", 0.05),
+        mock.patch("kombu.serialization.registry._encoders", {"json": codec("application/json", "utf-8", hang)}),
+    ):
+        leader.scheduler.tick()
+    assert handled == [signal.SIGTERM]
+    assert not fleet.ledger._claims["ten"].sent
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
