@@ -67,11 +67,6 @@ class Claims:
         """Return the last claim of each entry, in no order; whether it is sent :meth:`unsent` tells."""
         return self._known.values()
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether all is sent, and the ledger knows it."""
-        return not self._unsent and not self._behind
-
     def waits(self, entry: str) -> bool:
         """Return whether the last claim of *entry* is not known to be sent."""
         return entry in self._unsent

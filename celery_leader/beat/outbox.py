@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from celery_leader.beat.claims import Claims
 from celery_leader.ledger import Claim
@@ -15,8 +16,10 @@ from celery_leader.ledger import Claim
 CONFIRMED_TOGETHER = 100
 #: So many messages that fail one after another are the broker's fault; fewer may be their own.
 FAILURES_OF_A_BROKER = 3
-#: How long (seconds) a message that the broker refuses is left alone before it is offered again.
-REFUSED_AGAIN = 5.0
+#: How long (seconds) a message that the broker refused is left alone before it is offered again: each time twice as
+#: long, up to the second. So many, at most, are offered again together: others are due meanwhile.
+REFUSED_AGAIN, REFUSED_AGAIN_AT_MOST = 5.0, 60.0
+OFFERED_TOGETHER = 50
 
 
 class Outcome(Enum):
@@ -47,6 +50,11 @@ class TickCounts:
     missed: int = 0
 
 
+class _PutOff(NamedTuple):
+    until: float
+    wait: float
+
+
 class Outbox:
     """Claims ticks, sends what is claimed, and confirms what was sent, in this order whatever happens."""
 
@@ -75,7 +83,7 @@ class Outbox:
         self._send = send
         self._counts = counts or TickCounts()
         self._now = now
-        self._offered_again_at: dict[str, float] = {}  # entries whose message was refused
+        self._put_off: dict[str, _PutOff] = {}  # entries whose message was refused
 
     def claim(self, claims: Sequence[Claim]) -> list[bool]:
         """Make ticks ours; return for each whether it is. See :meth:`Claims.claim`."""
@@ -83,58 +91,61 @@ class Outbox:
         self._counts.claimed += sum(accepted)
         return accepted
 
-    def deliver(self, claims: Sequence[Claim]) -> bool:
+    def deliver(self, claims: Iterable[Claim]) -> None:
         """Send the messages of *claims*, which are ours, and confirm them. One that fails does not hold up the others.
 
-        Returns:
-            Whether all are out of our hands. If not, the rest stays claimed: for the next call, or the next leader.
+        What is not out of our hands then stays claimed: for the next call, or the next leader.
         """
         sent: list[Claim] = []
-        failed = in_a_row = 0
+        in_a_row = 0
         self.is_stuck = False
         try:
             for claim in claims:
                 if not self._may_send():
-                    return False
+                    return
                 outcome = self._send(claim)
                 if outcome is Outcome.AWAY:
-                    failed, in_a_row = failed + 1, in_a_row + 1
+                    in_a_row += 1
                     self.is_stuck = in_a_row == FAILURES_OF_A_BROKER
                     if self.is_stuck:
-                        return False
+                        return
                     continue
                 in_a_row = 0
                 if outcome is Outcome.REFUSED:
-                    failed += 1
-                    self._offered_again_at[claim.tick.entry] = self._now() + REFUSED_AGAIN
+                    self._put_it_off(claim.tick.entry)
                     continue
+                self._put_off.pop(claim.tick.entry, None)
                 sent.append(claim)
                 self._counts.sent += 1
                 if len(sent) == CONFIRMED_TOGETHER:
                     confirmed, sent = sent, []
                     self.claims.confirm(confirmed)
-            return not failed
         finally:
             if sent:
                 self.claims.confirm(sent)
 
-    def deliver_again(self, *, newest_first: bool = False) -> bool:
+    def deliver_again(self, *, newest_first: bool = False) -> None:
         """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
 
-        What the broker refused a moment ago is left out.
-
-        Returns:
-            Whether all is out of our hands. Of an entry of which something is not nothing newer may be claimed: it
-            would take its place.
+        Of an entry of which something is still not out of our hands nothing newer may be claimed: it would take its
+        place.
         """
-        now = self._now()
-        unsent = [
-            claim
-            for claim in self.claims.unsent(newest_first=newest_first)
-            if self._offered_again_at.get(claim.tick.entry, now) <= now
-        ]
         before = self._counts.sent
         try:
-            return self.deliver(unsent)
+            self.deliver(self._to_be_offered(self.claims.unsent(newest_first=newest_first)))
         finally:
             self._counts.resent += self._counts.sent - before
+
+    def _to_be_offered(self, claims: Iterable[Claim]) -> Iterator[Claim]:
+        now, again = self._now(), 0
+        for claim in claims:
+            if put_off := self._put_off.get(claim.tick.entry):
+                if now < put_off.until or again == OFFERED_TOGETHER:
+                    continue
+                again += 1
+            yield claim
+
+    def _put_it_off(self, entry: str) -> None:
+        before = self._put_off.get(entry)
+        wait = min(2 * before.wait, REFUSED_AGAIN_AT_MOST) if before else REFUSED_AGAIN
+        self._put_off[entry] = _PutOff(self._now() + wait, wait)
