@@ -72,6 +72,23 @@ def test_threads_that_wait_in_vain_end(server: RedisServer) -> None:
     lock.close()
 
 
+def test_what_waits_for_a_name_is_not_done_late(
+    server: RedisServer, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look-up has no timeout. When the answer comes, whoever wanted to write has gone, and nothing is written."""
+    before, answer, look_up = waiting(), threading.Event(), socket.getaddrinfo
+    lock = backend_of(server, 0.3).lock("default")
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: (answer.wait(60), look_up(*args, **kwargs))[1])
+        with pytest.raises(LockUnavailable, match=r"within 0\.3 s"):
+            lock.create(sample_record())
+        assert len(waiting() - before) == 1
+        answer.set()
+        eventually(lambda: waiting() <= before, what="the thread ended")
+    assert raw.get(RECORD) is None
+    lock.close()
+
+
 def test_a_lock_that_nobody_closes_leaves_no_thread(server: RedisServer) -> None:
     """Its thread ends with it."""
     before = waiting()
