@@ -97,7 +97,8 @@ class Listener(ABC):
             except LeaderError as error:
                 logger.debug("Not told of changes for now: %s", error)
             except Exception:  # a listener gives hints; whatever is wrong with it, the election polls
-                logger.exception("Listening to %s failed", self._name)
+                if not self._stopping.is_set():  # one that is cut off may fail in any way
+                    logger.exception("Listening to %s failed", self._name)
             lasted = time.monotonic() - begun
             pause = RESUBSCRIBE_DELAY if lasted > MAX_RESUBSCRIBE_DELAY else min(pause * 2, MAX_RESUBSCRIBE_DELAY)
             # Not all candidates at once: a server that comes back has enough to do.

@@ -60,6 +60,8 @@ class PostgresListener(Listener):
         try:
             with wrapper.cursor() as cursor:
                 self._socket = second_handle(wrapper.connection)
+                if self._stopping.is_set():  # asked last: whoever stops meanwhile cuts this one
+                    raise OSError("nobody listens any more")
                 cursor.execute(f'LISTEN "{self._channel}"')
             with selectors.DefaultSelector() as selector, wrapper.wrap_database_errors:
                 selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)

@@ -92,11 +92,8 @@ class _RedisListener(Listener):
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
-        try:
-            with self._client.subscription(self._channel, self._opened) as subscription:
-                yield partial(_news, subscription)
-        finally:
-            self._client.close()
+        with self._client.subscription(self._channel, self._opened) as subscription:
+            yield partial(_news, subscription)
 
     def stop(self) -> None:
         """End at once: cut the connection, whatever is awaited from it."""
