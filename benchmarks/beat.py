@@ -102,7 +102,7 @@ class Leader:
 
 
 class Bare:
-    """The physical limit: messages with the same headers, published by one producer."""
+    """What Celery itself can send: messages with the same headers, published by one producer."""
 
     def __init__(self, app: Celery) -> None:
         self._task = app.tasks["bench.nothing"]
