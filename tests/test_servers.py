@@ -223,8 +223,8 @@ def test_a_rabbitmq_ends_with_its_main_process_and_listens_here_only() -> None:
 def listening(pid: int) -> list[str]:
     """The addresses on which a process listens, as the system writes them."""
     held = set()
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+    for path in Path(f"/proc/{pid}/fd").glob("*"):  # of a process that has ended just now there are none
+        with contextlib.suppress(OSError):  # it was closed just now
             held.add(os.readlink(path))
     rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held]
