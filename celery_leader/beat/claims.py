@@ -37,13 +37,21 @@ class Claims:
     (:class:`UnknownClaims`); what is known here has been written back then.
     """
 
-    def __init__(self, ledger: Ledger, token: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        token: int,
+        now: Callable[[], float] = time.monotonic,
+        is_trusted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Open *ledger* for the term *token* and load it.
 
         Args:
             ledger: The election's.
             token: The fencing token of the term that claims.
             now: A monotonic clock, in seconds.
+            is_trusted: Whether the term still is. A ledger that lost its data keeps out nobody: whose term is over must
+                not open it again.
 
         Raises:
             LeadershipLost: A newer term has opened it already.
@@ -52,6 +60,7 @@ class Claims:
         self._ledger = ledger
         self._token = token
         self._now = now
+        self._is_trusted = is_trusted
         self._ask_again_at = 0.0
         self._known: dict[str, Claim] = {}
         self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
@@ -171,6 +180,8 @@ class Claims:
     def _restore(self) -> None:
         open_ones = self._unsent.keys() | self._aside
         known = [claim if claim.tick.entry in open_ones else replace(claim, sent=True) for claim in self.all()]
+        if not self._is_trusted():
+            raise LeadershipLost(f"the term {self._token} is over: the ledger is left to the next one")
         found = self._ledger.open(self._token)
         for batch in batches(known):
             self._ledger.restore(self._token, batch)

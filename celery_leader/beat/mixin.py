@@ -137,7 +137,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             return True
         self._term = self._outbox = None
         try:
-            claims = Claims(self._ledger, term.fencing_token, self._monotonic)  # type: ignore[arg-type]  # there with a campaign
+            claims = Claims(self._ledger, term.fencing_token, self._monotonic, partial(self._trusts, term))  # type: ignore[arg-type]  # there with a campaign
         except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
             logger.warning("Election %r: beat can't take over yet (token %d): %s",
                            self._election, term.fencing_token, error)  # fmt: skip
@@ -303,9 +303,12 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         except (LeadershipLost, LockUnavailable) as lost:  # Celery would take it for a fault of the message
             self._stop_sending(lost)
 
+    def _trusts(self, term: Term | None) -> bool:
+        return self._candidate is not None and term is not None and self._candidate.elector.term == term
+
     def _may_send(self) -> bool:
         """Return whether this term is still trusted, and there is time left if the process is to end."""
-        if self._candidate is None or self._term is None or self._candidate.elector.term != self._term:
+        if self._candidate is None or not self._trusts(self._term):
             return False
         is_ending = self._candidate.cell.is_closing() or (
             self._termination is not None and self._termination.is_pending

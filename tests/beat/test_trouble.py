@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim
 from tests.beat.conftest import Fleet, Machine
 from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
@@ -219,6 +219,21 @@ def test_what_an_earlier_term_claimed_in_a_ledger_that_lost_its_data_is_sent(fle
     messages = fleet.sent()
     assert dues(messages) == [5, 15]
     assert messages[0]["id"] == claim.task_id
+
+
+def test_whose_term_is_over_leaves_a_ledger_that_lost_its_data_to_others(fleet: Fleet) -> None:
+    """Nothing there keeps it out, and what it claimed it could not send."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    outbox, known = leader.scheduler._outbox, fleet.ledger._claims["ten"]
+    assert outbox
+    fleet.ledger.clear()
+    leader.resign()
+    with pytest.raises(LeadershipLost, match="is over"):
+        outbox.claim([replace(known, tick=replace(known.tick, due_at=known.tick.due_at + timedelta(seconds=5)))])
+    assert fleet.ledger._claims == {}
 
 
 def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> None:

@@ -25,6 +25,9 @@ class BeatRules:
     def __init__(self, world: World) -> None:
         self._world = world
         self._greatest_opened = 0  # since the last loss of data
+        self._greatest_ever_opened = 0
+        self._latest_due: dict[str, datetime] = {}  # of what was ever claimed, by entry
+        self._too_late: set[str] = set()  # ids that only a ledger that lost its data took
         self._ids: dict[tuple[str, str], str] = {}  # by entry and due time, for ever
         self._basis: dict[tuple[Node, str], set[str]] = {}  # which ticks a life of a node may send
         self._silent: dict[tuple[Node, str], bool] = {}  # whether its last call was left without an answer
@@ -60,6 +63,7 @@ class BeatRules:
             )
         if name in {"open", "restore"}:
             self._greatest_opened = max(self._greatest_opened, token)
+            self._greatest_ever_opened = max(self._greatest_ever_opened, token)
         for entry in before.keys() | after.keys():
             if before.get(entry) is not after.get(entry):
                 self._entry_changed(entry, token, before.get(entry), after.get(entry))
@@ -73,7 +77,15 @@ class BeatRules:
             self.require(new.tick.due_at >= old.tick.due_at, "{} goes back from {} to {}", entry, old, new)
         if new and new.sent and new.task_id:
             self.require(new.task_id in self._sent(entry), "{} is noted as sent, and was not", new)
-        if old and old.task_id and not old.sent and not (new and new.tick == old.tick):
+        if new:
+            latest = self._latest_due[entry] = max(new.tick.due_at, self._latest_due.get(entry, new.tick.due_at))
+            if new.task_id and token < self._greatest_ever_opened and new.tick.due_at < latest:
+                self._too_late.add(new.task_id)
+        if old and old.task_id in self._too_late:
+            # Claimed by a term that was over, after the ledger had lost what would have refused it: later ticks than
+            # this are known, so it is one of those that became one.
+            self._world.witness["claimed too late after data loss"] += 1
+        elif old and old.task_id and not old.sent and not (new and new.tick == old.tick):
             self.require(old.task_id in self._sent(entry), "{} gives way to {}, and was never sent", old, new)
 
     def was_answered(self, node: Node, name: str, claims: Sequence[Claim], answer: Any) -> None:
