@@ -137,7 +137,12 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             return True
         self._term = self._outbox = None
         try:
-            claims = Claims(self._ledger, term.fencing_token, self._monotonic, partial(self._trusts, term))  # type: ignore[arg-type]  # there with a campaign
+            claims = Claims(
+                self._ledger,  # type: ignore[arg-type]  # there with a campaign
+                term.fencing_token,
+                self._monotonic,
+                is_trusted=partial(self._trusts, term),
+            )
         except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
             logger.warning("Election %r: beat can't take over yet (token %d): %s",
                            self._election, term.fencing_token, error)  # fmt: skip

@@ -29,10 +29,11 @@ from dataclasses import dataclass, replace
 from celery_leader.election.clock import Clock, DistinctTimes, SystemClock
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.lock import Lock, StoredRecord
-from celery_leader.election.observers import Observer, Observers
+from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
+from celery_leader.election.reports import Reports
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust, next_token
-from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordNotFound
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class LeaderElector:
         self.candidacy = Candidacy.CONTEND
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
-        self._observers = Observers(observers)
+        self._reports = Reports(config.name, config.identity, observers)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
@@ -92,8 +93,6 @@ class LeaderElector:
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
         self._highest_token = 0  # seen, or sent
-        self._reported_leader = ""
-        self._last_complaint = ""
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -176,12 +175,12 @@ class LeaderElector:
             logger.debug("Election %r: somebody else was faster: %s", self.config.name, conflict)
             stored = None
         except LockUnavailable as error:
-            self._complain(error)
+            self._reports.failed(error, self.trust, self._clock.monotonic())
             stored = None
         else:
-            self._last_complaint = ""
+            self._reports.answered()
         won = stored is not None and self._settle(stored, started)
-        self._report_leader()
+        self._reports.leads(self.get_leader())
         return won
 
     def release(self) -> bool:
@@ -203,12 +202,12 @@ class LeaderElector:
             return self._write_release(term, observed.stored if trust and observed else None)
         finally:
             if trust:
-                self._tell_stopped(term, StopReason.RELEASED)
-            self._report_leader()
+                self._reports.stopped(term, StopReason.RELEASED)
+            self._reports.leads(self.get_leader())
 
     def join_observers(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds until every observer has heard all; return whether all have."""
-        return self._observers.join(timeout)
+        return self._reports.observers.join(timeout)
 
     # -- one attempt -------------------------------------------------------------------------------------------
 
@@ -312,7 +311,7 @@ class LeaderElector:
             except RecordConflict:
                 logger.debug("Election %r: the record changed during its release", self.config.name)
             except LockUnavailable as error:
-                self._complain(error)
+                self._reports.failed(error, self.trust, self._clock.monotonic())
             previous = None
         return False
 
@@ -355,8 +354,7 @@ class LeaderElector:
         self._trust = Trust(self._term, renewed_at=started, until=until)
         self._publish(self._trust)
         if is_new:
-            self._log(logging.INFO, "started leading", self._term)
-            self._observers.tell("started", self._term)
+            self._reports.started(self._term)
         return True
 
     def _end_if_expired(self, now: float) -> None:
@@ -375,41 +373,10 @@ class LeaderElector:
         trust = self._trust
         self._forget()
         if trust:
-            self._tell_stopped(trust.term, reason)
+            self._reports.stopped(trust.term, reason)
 
     def _forget(self) -> None:
         had_trust = self._trust is not None
         self._trust = self._term = None
         if had_trust:
             self._publish(None)
-
-    def _tell_stopped(self, term: Term, reason: StopReason) -> None:
-        level = logging.INFO if reason is StopReason.RELEASED else logging.WARNING
-        self._log(level, f"stopped leading: {reason}", term)
-        self._observers.tell("stopped", term, reason)
-
-    def _report_leader(self) -> None:
-        leader = self.get_leader()
-        if leader == self._reported_leader:
-            return
-        self._reported_leader = leader
-        if leader != self.config.identity:
-            logger.info("Election %r: the leader is now %s", self.config.name, leader or "nobody")
-        self._observers.tell("new_leader", leader)
-
-    def _log(self, level: int, what: str, term: Term) -> None:
-        logger.log(level, "Election %r: %s %s (token %d)", term.election, term.identity, what, term.fencing_token)
-
-    def _complain(self, error: LockUnavailable) -> None:
-        """Say once what is wrong, again only when it changed; a leader says how much trust is left each time."""
-        complaint = f"{type(error).__name__}: {error}"
-        trust = self.trust
-        if trust:
-            left = trust.until - self._clock.monotonic()
-            logger.warning("Election %r: renewal of token %d failed, %.1f s of trust are left: %s",
-                           self.config.name, trust.term.fencing_token, left, complaint)  # fmt: skip
-        elif complaint != self._last_complaint:
-            level = logging.ERROR if isinstance(error, RecordDamaged) else logging.WARNING
-            logger.log(level, "Election %r: %s can't take part for now, and keeps trying: %s",
-                       self.config.name, self.config.identity, complaint)  # fmt: skip
-        self._last_complaint = complaint

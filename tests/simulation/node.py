@@ -76,7 +76,7 @@ class SimulatedCandidate(Candidate):
             publish=self._publish,
             random_source=node.world.random,
         )
-        self.elector._observers = node  # type: ignore[assignment]  # told at once: threads are not deterministic
+        self.elector._reports.observers = node  # type: ignore[assignment]  # told at once: threads are not deterministic
 
 
 class Node:

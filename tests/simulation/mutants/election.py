@@ -261,8 +261,8 @@ def m23_release_before_trust_ends() -> None:
             return self._write_release(term, observed.stored if observed else None)
         finally:
             self._forget()
-            self._tell_stopped(term, StopReason.RELEASED)
-            self._report_leader()
+            self._reports.stopped(term, StopReason.RELEASED)
+            self._reports.leads(self.get_leader())
 
     LeaderElector.release = release
 
