@@ -21,6 +21,7 @@ from typing import Any
 
 from celery_leader.election import Term, Trust
 from celery_leader.election.clock import boot_time_ns
+from celery_leader.exceptions import ConfigurationError
 
 _DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
 _SIZE = 8192
@@ -70,6 +71,9 @@ class Cell:
 
         Args:
             in_file: Keep it in a file, for children that are spawned and inherit no memory; see :attr:`path`.
+
+        Raises:
+            ConfigurationError: The file can't be made as large as it has to be, or not be locked.
         """
         if not in_file:
             return cls(mmap.mmap(-1, _SIZE))
@@ -78,8 +82,15 @@ class Cell:
         _remove_left_behind(directory)
         descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}{os.getpid()}-", dir=directory)
         with open(descriptor, "r+b") as file:
-            file.truncate(_SIZE)
-            _lock(file.fileno())
+            try:
+                file.truncate(_SIZE)
+                _lock(file.fileno())
+            except OSError as error:
+                Path(name).unlink()
+                raise ConfigurationError(
+                    f"{directory} is no place for what a worker tells its spawned children ({error}). "
+                    "Set TMPDIR to a folder on a local disk."
+                ) from error
             memory = mmap.mmap(file.fileno(), _SIZE)  # has a handle of its own, and with it the lock
         # Only now is it seen by those who remove what nobody has locked.
         return cls(memory, Path(name).rename(directory / Path(name).name[1:]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -160,3 +161,19 @@ def test_a_damaged_page_is_nobodys_leadership() -> None:
     cell._memory[24:] = b"\xff" * (len(cell._memory) - 24)
     assert cell.term() is None
     assert cell.leader() == ""
+
+
+def test_a_file_that_can_not_be_made_is_told_of_and_removed() -> None:
+    """A worker that is refused leaves nothing behind."""
+    code = (
+        "import resource\n"
+        "from celery_leader.leadership.cell import Cell\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "Cell.create(in_file=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        _, said = process.communicate(timeout=30)
+    assert "ConfigurationError" in said
+    assert "Set TMPDIR" in said
+    places = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # where cells are kept
+    assert [path for place in places for path in place.glob(f".celery-leader-cell-{process.pid}-*")] == []
