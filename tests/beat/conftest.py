@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.schedules import crontab
 from kombu.transport import memory
 
 from celery_leader.backends.memory import MemoryLedger
@@ -18,6 +19,13 @@ from celery_leader.leadership.campaign import Campaign
 from celery_leader.settings import LeaderSettings
 
 START = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
+EVERY_TEN = {"ten": {"task": "t.ten", "schedule": 10.0}}
+EACH_MINUTE = {"minute": {"task": "t.minute", "schedule": crontab()}}
+
+
+def dues(headers: list[dict[str, Any]]) -> list[float]:
+    """Return when the ticks of *headers* were due, in seconds after the start."""
+    return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in headers]
 
 
 @dataclass

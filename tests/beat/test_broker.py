@@ -9,8 +9,7 @@ from unittest import mock
 import redis
 
 from celery_leader.beat.outbox import FAILURES_OF_A_BROKER, REFUSED_AGAIN
-from tests.beat.conftest import Fleet
-from tests.beat.test_scheduler import EVERY_TEN
+from tests.beat.conftest import EVERY_TEN, Fleet
 
 if TYPE_CHECKING:
     from tests.servers import RedisServer

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from celery.schedules import crontab
 
-from tests.beat.conftest import START, Fleet
-from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
+from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, dues
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin"])

@@ -10,8 +10,7 @@ from unittest import mock
 
 import pytest
 
-from tests.beat.conftest import Fleet, Machine
-from tests.beat.test_scheduler import EVERY_TEN, dues
+from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
 
 BASE = "celery.beat:PersistentScheduler"
 

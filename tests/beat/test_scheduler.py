@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
 import pytest
 from celery.beat import Scheduler
-from celery.schedules import crontab
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.ledger import Tick
-from tests.beat.conftest import START, Fleet
-
-EVERY_TEN = {"ten": {"task": "t.ten", "schedule": 10.0}}
-EACH_MINUTE = {"minute": {"task": "t.minute", "schedule": crontab()}}
-
-
-def dues(headers: list[dict[str, Any]]) -> list[float]:
-    """Return when the ticks of *headers* were due, in seconds after the start."""
-    return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in headers]
+from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, dues
 
 
 def test_a_standby_sends_nothing_and_touches_no_schedule(fleet: Fleet) -> None:
@@ -144,153 +134,6 @@ def test_missed_ticks_become_one(fleet: Fleet) -> None:
     second.lead()
     second.tick_until_idle()
     assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
-
-
-def test_an_entry_with_a_new_schedule_starts_afresh(fleet: Fleet) -> None:
-    """What was due by the old one says nothing about the new one."""
-    fleet.schedule = {"e": {"task": "t.e", "schedule": 3600.0}}
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
-    first.resign()
-    fleet.schedule = {"e": {"task": "t.e", "schedule": 60.0}}
-    fleet.wall.advance(100)
-    second = fleet.machine()
-    second.lead()
-    second.tick_until_idle()
-    assert fleet.sent() == []
-    fleet.wall.advance(60)
-    second.tick_until_idle()
-    assert dues(fleet.sent()) == [160]
-
-
-def test_a_schedule_that_changed_and_changed_back_is_not_sent_twice(fleet: Fleet) -> None:
-    """The process that knew the first one led before the second."""
-    entry = {"task": "t.e", "schedule": crontab(minute="*/10")}
-    fleet.schedule = {"e": entry}
-    new = fleet.machine()
-    new.lead()
-    new.tick_until_idle()
-    fleet.wall.now = datetime(2026, 11, 23, 9, 10, tzinfo=timezone.utc)
-    new.tick_until_idle()
-    new.resign()
-    fleet.schedule = {"e": {**entry, "schedule": crontab(minute="*/5")}}
-    old = fleet.machine()
-    old.lead()
-    old.tick_until_idle()
-    fleet.wall.now = datetime(2026, 11, 23, 9, 20, tzinfo=timezone.utc)
-    old.tick_until_idle()
-    assert len(fleet.sent()) == 2
-    old.resign()
-    fleet.wall.advance(1)
-    new.lead()
-    new.tick_until_idle()
-    assert fleet.sent() == []
-
-
-def test_what_is_known_of_a_removed_entry_is_dropped_after_a_week(fleet: Fleet) -> None:
-    """A deployment that is rolled back goes on where it was; the ledger does not keep names for ever."""
-    fleet.schedule = {**EVERY_TEN, "gone": {"task": "t.gone", "schedule": 10.0}}
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
-    first.resign()
-    fleet.schedule = EVERY_TEN
-    for days, is_known in ((6, True), (2, False)):
-        fleet.wall.advance(days * 24 * 3600)
-        machine = fleet.machine()
-        machine.lead()
-        machine.tick_until_idle()
-        machine.resign()
-        assert ("gone" in fleet.ledger._claims) is is_known
-
-
-def test_a_renamed_entry_starts_afresh(fleet: Fleet) -> None:
-    """Nobody can tell that it is the same; it is due one period after it was first seen."""
-    fleet.schedule = EVERY_TEN
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
-    first.resign()
-    fleet.wall.advance(60)
-    fleet.schedule = {"renamed": EVERY_TEN["ten"]}
-    second = fleet.machine()
-    second.lead()
-    second.tick_until_idle()
-    assert fleet.sent() == []
-    fleet.wall.advance(10)
-    second.tick_until_idle()
-    assert dues(fleet.sent()) == [70]
-
-
-def test_an_entry_that_is_added_while_it_leads_takes_effect(fleet: Fleet) -> None:
-    """By the scheduler's own methods, though nobody compares all entries on each tick."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    leader.scheduler.add(name="five", task="t.five", schedule=5.0)
-    leader.tick_until_idle()
-    fleet.wall.advance(5)
-    leader.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.five"]
-    del leader.scheduler.schedule["five"]
-    fleet.wall.advance(5)
-    leader.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
-
-
-class Dynamic(Scheduler):
-    """A scheduler of somebody else, whose entries come from elsewhere at each look."""
-
-    def setup_schedule(self) -> None:
-        self.entries = {"ten": self.Entry(name="ten", app=self.app, **EVERY_TEN["ten"])}
-
-    schedule = property(lambda self: dict(self.entries))
-
-    def reserve(self, entry: Any) -> Any:
-        self.entries[entry.name] = entry = next(entry)
-        return entry
-
-
-def test_a_schedule_that_changes_by_itself_is_followed(fleet: Fleet) -> None:
-    """As Celery does: by comparing what the base returns."""
-    leader = fleet.machine(Dynamic)
-    leader.lead()
-    leader.tick_until_idle()
-    leader.scheduler.entries["five"] = leader.scheduler.Entry(
-        name="five", app=leader.scheduler.app, task="t.five", schedule=5.0
-    )
-    leader.tick_until_idle()
-    for expected in (["t.five"], ["t.five", "t.ten"]):
-        fleet.wall.advance(5)
-        leader.tick_until_idle()
-        assert sorted(each["task"] for each in fleet.sent()) == expected
-
-
-def test_a_base_that_writes_down_what_is_put_into_its_schedule_hears_of_runs(fleet: Fleet) -> None:
-    """Celery puts the advanced entry there, which is how a base may keep last runs."""
-    written: list[int] = []
-
-    class Kept(dict):  # type: ignore[type-arg]  # whatever Celery puts there
-        def __setitem__(self, name: str, made: Any) -> None:
-            written.append(made.total_run_count)
-            super().__setitem__(name, made)
-
-        def __copy__(self) -> Any:
-            return dict(self)
-
-    class Base(Scheduler):  # type: ignore[misc]  # Celery has no types
-        kept = Kept()
-        schedule = property(lambda self: self.kept)
-
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine(Base)
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
-    leader.tick_until_idle()
-    assert written == [0, 1]
 
 
 def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -15,8 +16,7 @@ from kombu.serialization import codec
 
 from celery_leader.beat import mixin, termination
 from celery_leader.beat.termination import CutOff, Termination
-from tests.beat.conftest import Fleet
-from tests.beat.test_scheduler import EVERY_TEN, dues
+from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
 from tests.waiting import eventually
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -41,6 +41,22 @@ def alarms() -> Iterator[mock.Mock]:
     yield handler
     signal.signal(signal.SIGALRM, before)
     signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+def leading_by_itself(fleet: Fleet) -> Machine:
+    """A machine that leads, whose beat is one of its own."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    leader.scheduler._termination = Termination.install()
+    return leader
+
+
+def be_told_and_hang(number: int, *_: Any, **__: Any) -> None:
+    """Get the signal *number* while waiting for a broker that says nothing."""
+    os.kill(os.getpid(), number)
+    eventually(lambda: False, timeout=5)
 
 
 def test_a_wait_for_a_broker_is_cut_off(handled: list[int], alarms: mock.Mock) -> None:
@@ -103,17 +119,8 @@ def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
 
 def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], alarms: mock.Mock, fleet: Fleet) -> None:
     """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    installed = leader.scheduler._termination = Termination.install()
-    assert installed
-
-    def hang(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGHUP)
-        eventually(lambda: False, timeout=5)
-
+    leader = leading_by_itself(fleet)
+    hang = partial(be_told_and_hang, signal.SIGHUP)
     fleet.wall.advance(10)
     with (
         mock.patch.object(termination, "PATIENCE", 0.05),
@@ -132,17 +139,8 @@ def test_a_message_that_is_cut_off_stays_claimed_wherever_it_is(
     handled: list[int], alarms: mock.Mock, fleet: Fleet
 ) -> None:
     """In a serialiser, say, whose errors kombu takes for those of a message that can never be sent."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    installed = leader.scheduler._termination = Termination.install()
-    assert installed
-
-    def hang(*_: Any, **__: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        eventually(lambda: False, timeout=5)
-
+    leader = leading_by_itself(fleet)
+    hang = partial(be_told_and_hang, signal.SIGTERM)
     fleet.wall.advance(10)
     with (
         mock.patch.object(termination, "PATIENCE", 0.05),

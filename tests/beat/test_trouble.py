@@ -19,8 +19,7 @@ from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim
-from tests.beat.conftest import Fleet, Machine
-from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
+from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
 from tests.servers import free_port
 from tests.waiting import eventually
 

@@ -125,6 +125,10 @@ class Account:
                 first.setdefault(message.id, message)
         return list(first.values())
 
+    def complaints(self, ledger: Mapping[str, LastClaim]) -> list[str]:
+        """Return all that is wrong, given the *ledger* in the end; each method below tells a part."""
+        return [*self.twice(), *self.early(), *self.stale(), *self.unexcused_resends(), *self.lost(ledger)]
+
     # -- twice -------------------------------------------------------------------------------------------------
 
     def twice(self) -> list[str]:

@@ -43,7 +43,7 @@ LEDGER = {"second": LastClaim(9, True, "second 9")}
 
 def wrong(found: Account, ledger: dict[str, LastClaim] | None = None) -> list[str]:
     """Return all that is wrong, whoever says so."""
-    return [*found.twice(), *found.early(), *found.stale(), *found.unexcused_resends(), *found.lost(ledger or {})]
+    return found.complaints(ledger or {})
 
 
 def test_a_run_without_a_fault_is_accepted() -> None:

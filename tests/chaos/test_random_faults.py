@@ -47,11 +47,7 @@ def test_nothing_is_sent_twice_and_nothing_is_lost(fleet: Fleet, shape: str) -> 
     ledger = fleet.last_claims()
     report(members, account)
     assert fleet.evidence().overlaps() == []
-    assert account.twice() == []
-    assert account.early() == []
-    assert account.stale() == []
-    assert account.unexcused_resends() == []
-    assert account.lost(ledger) == []
+    assert account.complaints(ledger) == []
 
 
 def draw(chance: random.Random) -> Iterator[str]:

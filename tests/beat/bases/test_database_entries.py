@@ -7,8 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from tests.beat.bases.conftest import DatabaseFleet, crontab, dies_before_writing, names, on_each_database
-from tests.beat.conftest import START
-from tests.beat.test_scheduler import dues
+from tests.beat.conftest import START, dues
 from tests.beat.test_trouble import broken_broker
 
 pytestmark = pytest.mark.bases

@@ -22,7 +22,7 @@ from tests.beat.bases.conftest import (
     on_each_database,
     on_postgres,
 )
-from tests.beat.test_scheduler import dues
+from tests.beat.conftest import dues
 from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.bases

@@ -11,8 +11,7 @@ import pytest
 import redis
 from celery.signals import beat_init
 
-from tests.beat.conftest import START, Fleet, Machine
-from tests.beat.test_scheduler import EACH_MINUTE, EVERY_TEN, dues
+from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
 from tests.beat.test_trouble import broken_broker
 from tests.servers import RedisServer
 from tests.waiting import eventually
