@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 #: A ledger that did not answer is asked again after this long (seconds): each try may take all the time that a call
 #: of the store may, and ticks wait for it.
 _ASK_AGAIN = 1.0
+#: For so long (seconds) a lease is kept for a ledger that does not answer; who is to end waits no longer for it.
+_PATIENCE = 3.0
 
 #: How many claims go to the ledger in one call.
 BATCH = 500
@@ -67,6 +69,7 @@ class Claims:
         self._aside: set[str] = set()  # not sent either, and not ours to send
         self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
+        self._behind_since = 0.0
 
     def get(self, entry: str) -> Claim | None:
         """Return the last claim of *entry*; whether it is sent :meth:`unsent` tells."""
@@ -75,6 +78,11 @@ class Claims:
     def all(self) -> Collection[Claim]:
         """Return the last claim of each entry, in no order; whether it is sent :meth:`unsent` tells."""
         return self._known.values()
+
+    @property
+    def is_just_behind(self) -> bool:
+        """Whether the ledger may lack something that is known here, for so short a time that it will soon have it."""
+        return self._behind and self._now() < self._behind_since + _PATIENCE
 
     def waits(self, entry: str) -> bool:
         """Return whether the last claim of *entry* is not known to be sent."""
@@ -137,6 +145,11 @@ class Claims:
         if self._behind:
             self._write(lambda: None, if_unavailable=None)
 
+    def flush(self) -> None:
+        """Write what the ledger lacks, however lately it did not answer: the term ends, and what is known here."""
+        self._ask_again_at = self._now()
+        self.probe()
+
     def drop(self, entries: Sequence[str]) -> None:
         """Forget *entries*, which are in the schedule no more."""
         for entry in entries:
@@ -172,6 +185,7 @@ class Claims:
                 return write()
         except (LockUnavailable, RecordNotFound) as error:  # or it lost its data again, in between
             if not self._behind:
+                self._behind_since = self._now()
                 logger.warning("The ledger does not answer; its claims are kept and written later: %s", error)
             self._behind = True
             self._ask_again_at = self._now() + _ASK_AGAIN

@@ -30,8 +30,8 @@ class EmbeddedBeat:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a tick of the leader is under way."""
-        return self._scheduler.is_sending
+        """Whether the leader's lease must not be given back now; see :attr:`LeaderMixin.is_busy`."""
+        return self._scheduler.is_busy
 
     @property
     def counts(self) -> TickCounts:

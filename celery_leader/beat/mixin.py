@@ -70,7 +70,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         Raises:
             BeatRefused: A setting is wrong, or the store can't be used.
         """
-        #: Whether a tick of the leader is under way; the lease must not be given back meanwhile.
+        #: Whether a tick of the leader is under way.
         self.is_sending = False
         #: What became of ticks so far.
         self.counts = TickCounts()
@@ -117,6 +117,12 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             self.is_sending = False
         self._stand_by()
         return 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the lease must be kept: a tick is under way, or its ledger lacks what the next leader has to know."""
+        outbox = self._outbox
+        return self.is_sending or (outbox is not None and outbox.claims.is_just_behind)
 
     def _stand_by(self) -> None:
         try:
@@ -377,9 +383,9 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             super().close()
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
-        if self._outbox and self._may_send():
+        if self._outbox and self._trusts(self._term):
             with contextlib.suppress(LeadershipLost, LockUnavailable):  # the next leader finds what is there
-                self._outbox.claims.probe()
+                self._outbox.claims.flush()
         self._term = self._outbox = None
         campaign, self._own_campaign = self._own_campaign, None
         if self._ledger:

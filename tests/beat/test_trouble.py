@@ -157,6 +157,46 @@ def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(fleet: Fleet) ->
     assert (claim.run_count, claim.sent) == (1, True)
 
 
+def test_a_beat_that_ends_asks_a_silent_store_once_more(fleet: Fleet) -> None:
+    """However lately it did not answer: what is not written then the next leader can't know."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    fleet.wall.advance(10)
+    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+        leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+    assert fleet.ledger._claims["ten"].run_count == 0
+    leader.scheduler.close()
+    assert fleet.ledger._claims["ten"].run_count == 1
+    assert fleet.ledger._claims["ten"].sent
+
+
+def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(fleet: Fleet) -> None:
+    """And no longer for one that stays away: it could not be given back there anyway."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    assert not leader.scheduler.is_busy
+    outbox = leader.scheduler._outbox
+    assert outbox
+    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    fleet.wall.advance(10)
+    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+        leader.tick_until_idle()
+    assert leader.scheduler.is_busy
+    for later, is_busy in ((2.5, True), (3.5, False)):
+        with mock.patch.object(outbox.claims, "_now", return_value=time.monotonic() + later):
+            assert leader.scheduler.is_busy is is_busy
+    with mock.patch.object(outbox.claims, "_now", return_value=time.monotonic() + 1.5):
+        leader.scheduler.tick()
+        assert not leader.scheduler.is_busy
+    assert fleet.ledger._claims["ten"].sent
+
+
 def test_a_ledger_that_lost_its_data_gets_it_back(fleet: Fleet) -> None:
     """From the leader that still knows."""
     fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
