@@ -26,6 +26,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from celery_leader.election.alarm import in_words
 from celery_leader.election.clock import Clock, DistinctTimes, SystemClock
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.lock import Lock, StoredRecord
@@ -84,7 +85,8 @@ class LeaderElector:
         self.candidacy = Candidacy.CONTEND
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
-        self._reports = Reports(config.name, config.identity, observers)
+        takeover = config.lease_duration + config.retry_period * (1 + config.jitter_factor)
+        self._reports = Reports(config.name, config.identity, lock.describe(), observers, patience=takeover)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
@@ -93,6 +95,7 @@ class LeaderElector:
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
         self._highest_token = 0  # seen, or sent
+        self._cause = ""  # of the term, when it is no hand-over
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -124,6 +127,11 @@ class LeaderElector:
         """Return the last observed holder, empty when nobody held the lease. It may have expired since."""
         record = self.observed_record
         return record.holder_identity if record else ""
+
+    @property
+    def trouble(self) -> str:
+        """Why this candidate can't take part at the moment: its store's last error. Empty while the store answers."""
+        return self._reports.trouble
 
     def check(self, max_tolerable_expired_lease: float = 0.0) -> None:
         """Complain when a held lease is no longer renewed. A follower is healthy.
@@ -171,17 +179,23 @@ class LeaderElector:
         self._end_if_expired(started)
         try:
             stored = self._attempt()
-        except RecordConflict as conflict:
-            logger.debug("Election %r: somebody else was faster: %s", self.config.name, conflict)
-            stored = None
         except LockUnavailable as error:
             self._reports.failed(error, self.trust, self._clock.monotonic())
-            stored = None
-        else:
-            self._reports.answered()
+            self._reports.leads(self.get_leader())
+            return False
         won = stored is not None and self._settle(stored, started)
-        self._reports.leads(self.get_leader())
+        self._report_answer()
         return won
+
+    def _report_answer(self) -> None:
+        """Report what the store's answer means: who leads, or that nobody does."""
+        now = self._clock.monotonic()
+        self._reports.answered(now)
+        self._reports.leads(self.get_leader())
+        if self._trust or self._lease_left() > 0:
+            self._reports.led(now)
+        else:
+            self._reports.leaderless(self.candidacy, now)
 
     def release(self) -> bool:
         """End the term and give the lease back, so that a follower may take it at once.
@@ -213,6 +227,13 @@ class LeaderElector:
 
     def _attempt(self) -> StoredRecord | None:
         """Write what the rules allow; return what the store then holds, or None when it is not ours to write."""
+        try:
+            return self._write_by_the_rules()
+        except RecordConflict as conflict:
+            logger.debug("Election %r: another candidate was faster: %s", self.config.name, conflict)
+            return None
+
+    def _write_by_the_rules(self) -> StoredRecord | None:
         if self.candidacy is Candidacy.OBSERVE:
             self._only_look()
             return None
@@ -227,7 +248,16 @@ class LeaderElector:
             return self._replace_vanished()
         if self._is_mine(seen.record):
             return self._renew(seen)
-        return None if self._is_taken() else self._write_new_term(seen.record.leader_transitions + 1, seen)
+        if self._is_taken():
+            return None
+        return self._write_new_term(seen.record.leader_transitions + 1, seen, self._why_taken_over(seen.record))
+
+    def _why_taken_over(self, record: ElectionRecord) -> str:
+        """Return why the lease in *record* may be taken over; empty when its holder gave it back."""
+        if not record.holder_identity or self._observed is None:
+            return ""
+        silent = self._clock.monotonic() - self._observed.since
+        return f"it took over from {record.holder_identity}, which has not renewed for {in_words(silent)}"
 
     def _only_look(self) -> None:
         with contextlib.suppress(RecordNotFound):
@@ -238,7 +268,8 @@ class LeaderElector:
         stored = self.lock.get()
         self._observe(stored)
         if not self._is_mine(stored.record):
-            self._end(StopReason.LOST)
+            holder = stored.record.holder_identity or "nobody"
+            self._end(StopReason.LOST, f"the record names {holder} (token {stored.record.fencing_token})")
         return stored
 
     def _renew(self, previous: StoredRecord) -> StoredRecord:
@@ -255,12 +286,14 @@ class LeaderElector:
             return self._write(self._mine(known), None)
         if self._is_taken():
             return None
-        return self._write_new_term(known.leader_transitions + 1 if known else 0, None)
+        cause = "the record that it had seen is gone from the store" if known else ""
+        return self._write_new_term(known.leader_transitions + 1 if known else 0, None, cause)
 
-    def _write_new_term(self, transitions: int, previous: StoredRecord | None) -> StoredRecord:
+    def _write_new_term(self, transitions: int, previous: StoredRecord | None, cause: str = "") -> StoredRecord:
         now = self._clock.utcnow()
         token = self._highest_token = next_token(self._highest_token, now)
         self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
+        self._cause = cause
         record = self._mine(ElectionRecord(acquire_time=now, leader_transitions=transitions, fencing_token=token))
         try:
             return self._write(record, previous)
@@ -347,14 +380,14 @@ class LeaderElector:
         """Begin or prolong the trust that a write which began at *started* gives; no trust if it took too long."""
         self._observe(stored)
         until = started + self.config.renew_deadline
-        if self._clock.monotonic() >= until or self._term is None:
-            self._end(StopReason.EXPIRED)
+        if (overdue := self._clock.monotonic() - until) >= 0 or self._term is None:
+            self._end(StopReason.EXPIRED, self._reports.why_expired(overdue))
             return False
         is_new = self._trust is None
         self._trust = Trust(self._term, renewed_at=started, until=until)
         self._publish(self._trust)
         if is_new:
-            self._reports.started(self._term)
+            self._reports.started(self._term, self._cause)
         return True
 
     def _end_if_expired(self, now: float) -> None:
@@ -365,15 +398,15 @@ class LeaderElector:
         the only one that happened.
         """
         if self._trust and now >= self._trust.until:
-            self._end(StopReason.EXPIRED)
+            self._end(StopReason.EXPIRED, self._reports.why_expired(now - self._trust.until))
         elif self._term and not self._trust and now - self._sent_at >= self.config.renew_deadline:
             self._forget()
 
-    def _end(self, reason: StopReason) -> None:
+    def _end(self, reason: StopReason, detail: str = "") -> None:
         trust = self._trust
         self._forget()
         if trust:
-            self._reports.stopped(trust.term, reason)
+            self._reports.stopped(trust.term, reason, detail)
 
     def _forget(self) -> None:
         had_trust = self._trust is not None

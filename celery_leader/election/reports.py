@@ -5,34 +5,75 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
+from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.election.observers import Observer, Observers
-from celery_leader.election.term import StopReason, Term, Trust
+from celery_leader.election.term import Candidacy, StopReason, Term, Trust
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
 
 logger = logging.getLogger(__name__)
 
+_WHY_NOT = {
+    Candidacy.CONTEND: "other candidates changed the record at each of its attempts",
+    Candidacy.HOLD: "it is stopping, or stands back after it gave the lease away",
+    Candidacy.OBSERVE: "its consumer is not connected to the broker, its main loop stands still, "
+    "or leader_eligible is False",
+}
+
 
 class Reports:
-    """One candidate's. What did not change is not said again."""
+    """One candidate's. A change is said once, a wrong state once a minute while it lasts.
 
-    def __init__(self, election: str, identity: str, observers: Iterable[Observer]) -> None:
-        """Report of *identity* in *election*, to *observers* in order."""
+    All times are seconds of the elector's monotonic clock.
+    """
+
+    def __init__(
+        self, election: str, identity: str, store: str, observers: Iterable[Observer], *, patience: float
+    ) -> None:
+        """Report of *identity* in *election*.
+
+        Args:
+            election: The election's name.
+            identity: The candidate.
+            store: Where the record lives, without passwords.
+            observers: They are notified in this order.
+            patience: How long (seconds) an election may be without a leader in the course of things.
+        """
         self.observers = Observers(observers)
         self._election = election
         self._identity = identity
+        self._store = store
         self._leader = ""
         self._complaint = ""
+        self._silent_store = Alarm(after=patience)
+        self._no_leader = Alarm(after=patience)
 
-    def started(self, term: Term) -> None:
-        """*term* began."""
-        self._log(logging.INFO, "started leading", term)
+    @property
+    def trouble(self) -> str:
+        """Why this candidate can't take part at the moment, in the words of the store's error; empty when it can."""
+        return self._complaint
+
+    # -- terms -------------------------------------------------------------------------------------------------
+
+    def started(self, term: Term, cause: str = "") -> None:
+        """*term* began. A *cause* says why it is no hand-over: an operator should know."""
+        level = logging.WARNING if cause else logging.INFO
+        self._log(level, f"started leading: {cause}" if cause else "started leading", term)
         self.observers.tell("started", term)
 
-    def stopped(self, term: Term, reason: StopReason) -> None:
-        """*term*, which had begun, ended."""
+    def stopped(self, term: Term, reason: StopReason, detail: str = "") -> None:
+        """*term*, which had begun, ended for *reason*; *detail* says it in plain words."""
         level = logging.INFO if reason is StopReason.RELEASED else logging.WARNING
-        self._log(level, f"stopped leading: {reason}", term)
+        self._log(level, f"stopped leading ({reason}): {detail}" if detail else f"stopped leading ({reason})", term)
         self.observers.tell("stopped", term, reason)
+
+    def why_expired(self, overdue: float) -> str:
+        """Return why a trust ran out, *overdue* seconds ago."""
+        if self._complaint:
+            return f"its trust ran out {in_words(overdue)} ago, because no renewal succeeded ({self._complaint})"
+        return (
+            f"its trust ran out {in_words(overdue)} ago, because this process stood still or the store answered too "
+            "late"
+        )
 
     def leads(self, identity: str) -> None:
         """*identity* is the observed holder, empty when nobody is."""
@@ -43,21 +84,48 @@ class Reports:
             logger.info("Election %r: the leader is now %s", self._election, identity or "nobody")
         self.observers.tell("new_leader", identity)
 
+    # -- wrong states ------------------------------------------------------------------------------------------
+
     def failed(self, error: LockUnavailable, trust: Trust | None, now: float) -> None:
-        """The store did not answer; a leader says each time how much of its *trust* is left at *now* (monotonic)."""
+        """The store did not answer at *now*. A leader says each time how much of its *trust* is left."""
         complaint = f"{type(error).__name__}: {error}"
+        lasted = self._silent_store.due(now)
         if trust:
             logger.warning("Election %r: renewal of token %d failed, %.1f s of trust are left: %s",
                            self._election, trust.term.fencing_token, trust.until - now, complaint)  # fmt: skip
+        elif lasted is not None:
+            cure = "" if isinstance(error, RecordDamaged) else f" Start {self._store}, or correct leader_backend."
+            logger.error(
+                "Election %r: %s has not been able to take part for %s: %s. While no candidate is, nobody leads: "
+                "periodic tasks are NOT sent and guarded tasks wait.%s",
+                self._election, self._identity, in_words(lasted), str(error).rstrip("."), cure,
+            )  # fmt: skip
         elif complaint != self._complaint:
             level = logging.ERROR if isinstance(error, RecordDamaged) else logging.WARNING
             logger.log(level, "Election %r: %s can't take part for now, and keeps trying: %s",
                        self._election, self._identity, complaint)  # fmt: skip
         self._complaint = complaint
 
-    def answered(self) -> None:
-        """The store answered: the next failure is news."""
+    def answered(self, now: float) -> None:
+        """The store answered at *now*."""
         self._complaint = ""
+        if (lasted := self._silent_store.over(now)) is not None:
+            logger.warning("Election %r: %s answers again after %s", self._election, self._store, in_words(lasted))
+
+    def led(self, now: float) -> None:
+        """Somebody leads at *now*, as far as this candidate can tell."""
+        if (lasted := self._no_leader.over(now)) is not None:
+            logger.warning("Election %r: %s leads after nobody had led for %s",
+                           self._election, self._leader, in_words(lasted))  # fmt: skip
+
+    def leaderless(self, candidacy: Candidacy, now: float) -> None:
+        """Nobody leads at *now*, and this candidate did not get the lease either."""
+        if (lasted := self._no_leader.due(now)) is not None:
+            logger.error(
+                "Election %r: nobody has led for %s: periodic tasks are NOT sent and guarded tasks wait. "
+                "%s can't lead, because %s.",
+                self._election, in_words(lasted), self._identity, _WHY_NOT[candidacy],
+            )  # fmt: skip
 
     def _log(self, level: int, what: str, term: Term) -> None:
-        logger.log(level, "Election %r: %s %s (token %d)", term.election, term.identity, what, term.fencing_token)
+        logger.log(level, "Election %r, token %d: %s %s", term.election, term.fencing_token, term.identity, what)

@@ -62,6 +62,9 @@ class Uninterruptible:
         self.waits.append(timeout)
         time.sleep(timeout)
 
+    def describe(self) -> str:
+        return "uninterruptible"
+
     def close(self) -> None:
         pass
 
