@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery_leader.election import ElectionConfig
 from celery_leader.exceptions import ConfigurationError
@@ -27,7 +29,14 @@ _OVERRIDES = (*_DURATIONS, "release_on_cancel")
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """What an app sets; each field is the setting ``leader_<field>``. Durations are in seconds."""
+    """What an app sets; each field but the last two is the setting ``leader_<field>``. Durations are in seconds.
+
+    Attributes:
+        deployment: What runs here, by the app's name and its broker. A record that names another deployment shows that
+            two of them share one key.
+        leaves_beat_to_others: Whether ``leader_beat = False`` was set, not just left out: something else sends the
+            schedule.
+    """
 
     backend: str
     backend_options: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +54,8 @@ class LeaderSettings:
     queue_prefix: str = "celery-leader."
     require_ready: bool = True
     eligible: bool = True
+    deployment: str = ""
+    leaves_beat_to_others: bool = False
 
     @classmethod
     def from_app(cls, app: Any) -> LeaderSettings:
@@ -55,8 +66,12 @@ class LeaderSettings:
                 when nothing else is wrong, a timing is impossible.
         """
         app.conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
-        values = _leader_values(app.conf)
-        settings = cls(**_checked({"backend": None, **values}))
+        values = leader_values(app.conf)
+        settings = cls(
+            **_checked({"backend": None, **values}),
+            deployment=_deployment(app, has_prefix=bool(values.get("key_prefix"))),
+            leaves_beat_to_others=values.get("beat") is False,
+        )
         if BEAT_ELECTION in settings.elections and not settings.beat:
             raise ConfigurationError(
                 f"leader_elections names {BEAT_ELECTION!r}, the election of beats that run as processes of their own. "
@@ -92,7 +107,8 @@ class LeaderSettings:
             ConfigurationError: The timing is impossible.
         """
         common = {key: getattr(self, key) for key in _OVERRIDES}
-        return ElectionConfig(name=name, identity=identity, **{**common, **self.elections.get(name, {})})
+        own = self.elections.get(name, {})
+        return ElectionConfig(name=name, identity=identity, deployment=self.deployment, **{**common, **own})
 
     def store_prefix(self, app_name: str | None) -> str:
         """Return what the names in the store begin with, so that two deployments can share it.
@@ -112,8 +128,8 @@ def queue_name(app: Any, election: str) -> str:
     return f"{app.conf.get('leader_queue_prefix', LeaderSettings.queue_prefix)}{election}"
 
 
-def _leader_values(conf: Any) -> dict[str, Any]:
-    """Return the values of all ``leader_*`` keys, by name without that prefix.
+def leader_values(conf: Any) -> dict[str, Any]:
+    """Return the values of all ``leader_*`` keys of *conf*, by name without that prefix, unchecked.
 
     With ``namespace="CELERY"`` the keys of Django's settings read ``CELERY_LEADER_…``.
     """
@@ -132,11 +148,7 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return *values* as they are meant, or raise one error that names every problem."""
     checked: dict[str, Any] = {}
     problems: list[str] = []
-    if unknown := sorted(values.keys() - _CHECKS.keys()):
-        problems.append(
-            f"Unknown setting{'s' if len(unknown) > 1 else ''} {', '.join(_PREFIX + name for name in unknown)}. "
-            f"Known are {', '.join(_PREFIX + name for name in sorted(_CHECKS))}."
-        )
+    problems += [_unknown(name) for name in sorted(values.keys() - _CHECKS.keys())]
     for name, check in _CHECKS.items():
         try:
             if name in values:
@@ -146,6 +158,24 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise ConfigurationError("\n".join(problems))
     return checked
+
+
+def _unknown(name: str) -> str:
+    if close := get_close_matches(name, _CHECKS, n=1):
+        return f"Unknown setting {_PREFIX}{name}. Did you mean {_PREFIX}{close[0]}?"
+    return f"Unknown setting {_PREFIX}{name}. Known are {', '.join(_PREFIX + known for known in sorted(_CHECKS))}."
+
+
+def _deployment(app: Any, *, has_prefix: bool) -> str:
+    """Return the name of *app*, and its broker unless a key prefix was set: that says which workers belong together.
+
+    Workers of one deployment may write their broker's address in two ways.
+    """
+    name = app.main or "an app without a name"
+    if has_prefix:
+        return str(name)
+    broker = urlsplit(app.connection_for_write().as_uri())
+    return f"{name} on {broker.scheme}://{broker.netloc.rpartition('@')[2]}{broker.path}"
 
 
 def _default_backend() -> str:

@@ -135,3 +135,30 @@ def test_deployments_share_a_redis_by_the_apps_name() -> None:
     assert settings_of(leader_backend="redis://").store_prefix("proj") == "proj"
     assert settings_of(leader_backend="django-db://").store_prefix("proj") == ""
     assert settings_of(leader_backend="django-db://", leader_key_prefix="x").store_prefix("proj") == "x"
+
+
+def test_a_typing_error_gets_the_name_that_was_meant() -> None:
+    """All known names say it only to those who look for it."""
+    with pytest.raises(ConfigurationError, match=r"Unknown setting leader_beats\. Did you mean leader_beat\?"):
+        settings_of(leader_beats=True)
+
+
+@pytest.mark.parametrize(
+    ("broker", "prefix", "deployment"),
+    [
+        ("redis://me:secret@broker:6379/3", "", "proj on redis://broker:6379/3"),
+        ("amqp://me:secret@broker/vhost", "", "proj on amqp://broker:5672/vhost"),
+        ("redis://broker:6379/3", "shop", "proj"),
+    ],
+)
+def test_a_deployment_is_known_by_its_app_and_broker(broker: str, prefix: str, deployment: str) -> None:
+    """Without the login; a key prefix that was set says itself which workers belong together."""
+    assert settings_of(broker_url=broker, leader_key_prefix=prefix).deployment == deployment
+
+
+@pytest.mark.parametrize(
+    ("conf", "leaves"), [({}, False), ({"leader_beat": False}, True), ({"leader_beat": True}, False)]
+)
+def test_a_beat_that_is_switched_off_is_not_one_that_was_forgotten(conf: dict[str, bool], leaves: bool) -> None:
+    """The first says that something else sends the schedule."""
+    assert settings_of(**conf).leaves_beat_to_others is leaves

@@ -28,6 +28,7 @@ _FIELDS = (
     "renew_time",
     "leader_transitions",
     "fencing_token",
+    "deployment",
 )
 
 

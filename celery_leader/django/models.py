@@ -43,6 +43,7 @@ class Election(models.Model):
     renew_time = UtcDateTimeField(_("renewed (holder)"), null=True, blank=True, help_text=_("By the holder's clock."))
     leader_transitions = models.BigIntegerField(_("transitions"), default=0)
     fencing_token = models.BigIntegerField(_("token"), default=0)
+    deployment = models.TextField(_("deployment"), blank=True, default="", help_text=_("What the holder belongs to."))
     version = models.CharField(_("version"), max_length=32, help_text=_("Another after each write."))
     renewed_at = UtcDateTimeField(
         _("renewed"), null=True, blank=True, help_text=_("By the database's clock. For display only.")

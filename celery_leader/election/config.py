@@ -36,6 +36,8 @@ class ElectionConfig:
         retry_period: How long to wait between two attempts.
         jitter_factor: A follower waits ``retry_period`` × a random number from 1 to 1 + this.
         release_on_cancel: Whether a candidate that is stopped gives its lease back at once.
+        deployment: What the candidate belongs to, in words for an operator. It decides nothing: candidates log an error
+            when the record names another deployment, because two share one record then. Empty says nothing.
 
     Raises:
         ConfigurationError: One or more rules are broken; the message names each with the values.
@@ -48,6 +50,7 @@ class ElectionConfig:
     retry_period: float = 2.0
     jitter_factor: float = 1.2
     release_on_cancel: bool = True
+    deployment: str = ""
 
     def __post_init__(self) -> None:
         """Check every rule and report all that are broken at once."""

@@ -86,7 +86,7 @@ class LeaderElector:
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
         takeover = config.lease_duration + config.retry_period * (1 + config.jitter_factor)
-        self._reports = Reports(config.name, config.identity, lock.describe(), observers, patience=takeover)
+        self._reports = Reports(config, lock.describe(), observers, patience=takeover)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
@@ -192,6 +192,7 @@ class LeaderElector:
         now = self._clock.monotonic()
         self._reports.answered(now)
         self._reports.leads(self.get_leader())
+        self._reports.shares_record(self._other_deployment(), now)
         if self._trust or self._lease_left() > 0:
             self._reports.led(now)
         else:
@@ -308,6 +309,7 @@ class LeaderElector:
             holder_identity=self.config.identity,
             lease_duration=self.config.lease_duration,
             renew_time=self._write_times.next(),
+            deployment=self.config.deployment,
         )
 
     def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
@@ -356,6 +358,12 @@ class LeaderElector:
 
     def _is_mine(self, record: ElectionRecord) -> bool:
         return self._term is not None and self._term.holds(record)
+
+    def _other_deployment(self) -> str:
+        """Return the deployment that holds the record instead of mine, empty when none does."""
+        record = self.observed_record
+        theirs = record.deployment if record and record.holder_identity else ""
+        return theirs if self.config.deployment and theirs != self.config.deployment else ""
 
     def _is_taken(self) -> bool:
         """Return whether this candidate must leave the record to its holder, or may not take it at all."""

@@ -26,6 +26,7 @@ class ElectionRecord:
         renew_time: When the holder last wrote (UTC), by the holder's clock.
         leader_transitions: How often the lease passed to a new term since the record was created.
         fencing_token: The number of the current term; see :mod:`celery_leader.election.term`.
+        deployment: What the holder belongs to; see :class:`~celery_leader.election.ElectionConfig`.
 
     Raises:
         ValueError: A field has a value that no elector writes: the record is damaged.
@@ -37,11 +38,13 @@ class ElectionRecord:
     renew_time: datetime | None = None
     leader_transitions: int = 0
     fencing_token: int = 0
+    deployment: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values that no elector writes."""
-        if not isinstance(self.holder_identity, str):
-            raise ValueError(f"holder_identity must be text, got {self.holder_identity!r}")
+        for field in ("holder_identity", "deployment"):
+            if not isinstance(getattr(self, field), str):
+                raise ValueError(f"{field} must be text, got {getattr(self, field)!r}")
         if not _is_number(self.lease_duration) or not math.isfinite(self.lease_duration) or self.lease_duration < 0:
             raise ValueError(f"lease_duration must be a number of seconds from 0 up, got {self.lease_duration!r}")
         for field in ("leader_transitions", "fencing_token"):
@@ -65,6 +68,7 @@ class ElectionRecord:
             "renew_time": _time_to_text(self.renew_time),
             "leader_transitions": self.leader_transitions,
             "fencing_token": str(self.fencing_token),
+            "deployment": self.deployment,
         }
 
     @classmethod
@@ -91,6 +95,7 @@ class ElectionRecord:
             renew_time=_time_from_text(values.get("renew_time")),
             leader_transitions=values.get("leader_transitions", 0),
             fencing_token=_token_from_text(values["fencing_token"]),
+            deployment=values.get("deployment", ""),
         )
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from celery_leader.election.alarm import Alarm, in_words
+from celery_leader.election.config import ElectionConfig
 from celery_leader.election.observers import Observer, Observers
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
@@ -26,26 +27,25 @@ class Reports:
     All times are seconds of the elector's monotonic clock.
     """
 
-    def __init__(
-        self, election: str, identity: str, store: str, observers: Iterable[Observer], *, patience: float
-    ) -> None:
-        """Report of *identity* in *election*.
+    def __init__(self, config: ElectionConfig, store: str, observers: Iterable[Observer], *, patience: float) -> None:
+        """Report of one candidate.
 
         Args:
-            election: The election's name.
-            identity: The candidate.
+            config: Names the election, the candidate and its deployment.
             store: Where the record lives, without passwords.
             observers: They are notified in this order.
             patience: How long (seconds) an election may be without a leader in the course of things.
         """
         self.observers = Observers(observers)
-        self._election = election
-        self._identity = identity
+        self._election = config.name
+        self._identity = config.identity
+        self._deployment = config.deployment
         self._store = store
         self._leader = ""
         self._complaint = ""
         self._silent_store = Alarm(after=patience)
         self._no_leader = Alarm(after=patience)
+        self._shared_record = Alarm()
 
     @property
     def trouble(self) -> str:
@@ -125,6 +125,18 @@ class Reports:
                 "Election %r: nobody has led for %s: periodic tasks are NOT sent and guarded tasks wait. "
                 "%s can't lead, because %s.",
                 self._election, in_words(lasted), self._identity, _WHY_NOT[candidacy],
+            )  # fmt: skip
+
+    def shares_record(self, deployment: str, now: float) -> None:
+        """*deployment*, another than ours, holds the record at *now*; empty when none does."""
+        if not deployment:
+            self._shared_record.over(now)
+        elif self._shared_record.due(now) is not None:
+            logger.error(
+                "Election %r: its record in %s is held by %s, which belongs to another deployment: %s. This one is %s. "
+                "Two deployments under one key are led as one, and the schedule of one is NOT sent. Give each its own "
+                "leader_key_prefix; if they are one deployment, give its workers the same leader_key_prefix.",
+                self._election, self._store, self._leader, deployment, self._deployment,
             )  # fmt: skip
 
     def _log(self, level: int, what: str, term: Term) -> None:

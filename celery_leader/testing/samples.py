@@ -13,7 +13,9 @@ from celery_leader.ledger import Claim, Tick
 def sample_record(**changes: Any) -> ElectionRecord:
     """Return a record with every field set, changed by *changes*."""
     now = datetime(2026, 11, 23, 8, 30, 0, 123456, tzinfo=timezone.utc)
-    record = ElectionRecord("celery@web-1/4121/9f3c2a10", 15.0, now, now, 3, 1_795_400_000_123)
+    record = ElectionRecord(
+        "celery@web-1/4121/9f3c2a10", 15.0, now, now, 3, 1_795_400_000_123, "proj on redis://b:6379/0"
+    )
     return replace(record, **changes)
 
 

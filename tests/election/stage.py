@@ -58,11 +58,18 @@ def slow(seconds: float) -> tuple[str, float]:
 
 
 def held(
-    by: str = BING, *, lease: float = LEASE, token: int = 5, version: int = 100, clock: float | None = None
+    by: str = BING,
+    *,
+    lease: float = LEASE,
+    token: int = 5,
+    version: int = 100,
+    clock: float | None = None,
+    deployment: str = "",
 ) -> StoredRecord:
     """Return a record as the store holds it, renewed when its holder's wall clock was *clock* seconds ahead of ours."""
     renewed = None if clock is None else FakeClock().utcnow() + timedelta(seconds=clock)
-    return StoredRecord(ElectionRecord(by, lease, None, renewed, leader_transitions=1, fencing_token=token), version)
+    record = ElectionRecord(by, lease, None, renewed, leader_transitions=1, fencing_token=token, deployment=deployment)
+    return StoredRecord(record, version)
 
 
 def get(answer: Any) -> tuple[str, Any]:

@@ -217,6 +217,39 @@ def test_a_takeover_in_time_is_no_error(stage: Stage, caplog: pytest.LogCaptureF
     assert not lines(caplog, logging.ERROR)
 
 
+# -- two deployments under one key ---------------------------------------------------------------------------------
+
+
+def test_the_leader_of_another_deployment_is_said_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """By candidates that wait for it: their schedule is not sent."""
+    stage = Stage(deployment="proj on redis://two/0")
+    theirs = held(deployment="proj on redis://one/0")
+    for wait in (0, 30, 29):
+        stage.attempt(get(theirs), wait=wait and 1)
+    text = last(caplog, logging.ERROR)
+    assert f"held by {BING}, which belongs to another deployment: proj on redis://one/0. This one is" in text
+    assert "leader_key_prefix" in text
+    stage.clock.advance(60)
+    stage.attempt(get(held(deployment="proj on redis://one/0", version=101)))
+    assert "another deployment" in last(caplog, logging.ERROR)
+
+
+@pytest.mark.parametrize("theirs", ["proj on redis://one/0", ""])
+def test_one_deployment_is_no_error(caplog: pytest.LogCaptureFixture, theirs: str) -> None:
+    """Nor a record that an earlier version wrote, which names none."""
+    stage = Stage(deployment="proj on redis://one/0")
+    stage.attempt(get(held(deployment=theirs)))
+    assert not lines(caplog, logging.ERROR)
+
+
+def test_a_vacant_record_belongs_to_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever led last, this deployment leads now, and says which it is."""
+    stage = Stage(deployment="proj on redis://two/0")
+    assert stage.attempt(get(held(by="", deployment="proj on redis://one/0")), update(OK))
+    assert not lines(caplog, logging.ERROR)
+    assert stage.written.deployment == "proj on redis://two/0"
+
+
 # -- the alarm ---------------------------------------------------------------------------------------------------
 
 
