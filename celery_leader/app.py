@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Any
 
 from celery import Celery
 from celery.bin.base import CeleryOption
+from celery.signals import beat_init
 
+from celery_leader.beat.second_sender import refuse_second_sender
+from celery_leader.settings import leader_values
 from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
 from celery_leader.worker import control
 from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
+from celery_leader.worker.wrong_states import guarded_tasks, listed
 
-__all__ = ["control", "setup"]  # importing control registers its commands
+logger = logging.getLogger(__name__)
+
+__all__ = ["control", "refuse_without_setup", "setup"]  # importing control registers its commands
 
 _HELP_GROUP = "Leader Options"
 
@@ -32,6 +40,7 @@ def setup(app: Celery) -> Celery:
     app.steps["consumer"].add(LeaderQueueStep)
     if not any(option.name == "without_leader" for option in app.user_options["worker"]):
         app.user_options["worker"].update(_worker_options())
+    beat_init.connect(refuse_second_sender, dispatch_uid="celery_leader")
     app.on_after_configure.connect(_on_after_configure, dispatch_uid="celery_leader")
     app.on_after_finalize.connect(_on_after_finalize, dispatch_uid="celery_leader")
     if app.configured:
@@ -39,6 +48,26 @@ def setup(app: Celery) -> Celery:
     if app.finalized:
         acknowledge_guarded_tasks_late(app)
     return app
+
+
+def refuse_without_setup(sender: Any, **_: Any) -> None:
+    """Keep a worker from starting that was meant to lead and never can: a receiver of Celery's ``worker_init``.
+
+    Raises:
+        SystemExit: The app of *sender*, a worker, has ``leader_beat`` set or guarded tasks, and was not set up.
+    """
+    app = sender.app
+    if LeaderStep in app.steps["worker"]:
+        return
+    settings, tasks = leader_values(app.conf), [name for names in guarded_tasks(app).values() for name in names]
+    cure = "celery_leader.setup(app) was not called. Call it where the app is made"
+    if settings.get("beat"):
+        sys.exit(f"leader_beat is set, but {cure}: without it no periodic task is sent.")
+    if tasks:
+        sys.exit(f"{listed(tasks)} may run on the leader only, but {cure}: without it they wait for ever.")
+    if settings:
+        keys = listed(f"leader_{name}" for name in sorted(settings))
+        logger.error("Settings are made (%s), but %s: without it this worker never leads.", keys, cure)
 
 
 def _worker_options() -> list[CeleryOption]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
+from celery.signals import beat_init, worker_init
 
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordNotFound
 
@@ -16,6 +17,21 @@ EX_UNAVAILABLE = 69
 EX_NO_LEADER = 1
 
 _COLUMNS = ("NAME", "HOLDER", "STATE", "TOKEN", "RENEWED", "TRANSITIONS")
+
+
+# The celery command imports this module before it starts a worker or a beat, also for an app that was never set up.
+@worker_init.connect(dispatch_uid="celery_leader")
+def _on_worker_init(**kwargs: Any) -> None:
+    from celery_leader.app import refuse_without_setup
+
+    refuse_without_setup(**kwargs)
+
+
+@beat_init.connect(dispatch_uid="celery_leader")
+def _on_beat_init(**kwargs: Any) -> None:
+    from celery_leader.beat.second_sender import refuse_second_sender
+
+    refuse_second_sender(**kwargs)
 
 
 @click.group(name="leader", help="Show who leads.")

@@ -65,7 +65,6 @@ class LeaderSettings:
             ConfigurationError: Keys are unknown or values have the wrong type, each named in a line of the message. Or,
                 when nothing else is wrong, a timing is impossible.
         """
-        app.conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
         values = leader_values(app.conf)
         settings = cls(
             **_checked({"backend": None, **values}),
@@ -133,6 +132,7 @@ def leader_values(conf: Any) -> dict[str, Any]:
 
     With ``namespace="CELERY"`` the keys of Django's settings read ``CELERY_LEADER_…``.
     """
+    conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
     namespace = (getattr(conf, "prefix", "") or "").lower()
     values = {}
     for key in conf:

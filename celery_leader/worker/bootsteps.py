@@ -15,15 +15,18 @@ from typing import Any, ClassVar
 import billiard
 import click
 from celery import bootsteps
-from celery.signals import worker_shutting_down
+from celery.signals import task_received, worker_shutting_down
 
 from celery_leader.beat.embedded import EmbeddedBeat
+from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.campaign import Campaign, check_backend
-from celery_leader.settings import LeaderSettings
-from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks, warn_of_unknown_elections
+from celery_leader.leadership.watch import Watch
+from celery_leader.settings import LeaderSettings, leader_values
+from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
+from celery_leader.worker.wrong_states import Check, checks_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +46,47 @@ class LeaderStep(bootsteps.StartStopStep):
     conditional = True
     requires: ClassVar = ("celery.worker.components:Pool",)
 
-    def __init__(self, worker: Any, without_leader: bool = False, leader_beat: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        worker: Any,
+        without_leader: bool = False,
+        leader_beat: bool = False,
+        beat: bool = False,
+        **options: Any,
+    ) -> None:
         """Make the cells, before any child is forked, and refuse to start with settings that can't work.
 
+        Args:
+            worker: Celery's worker.
+            without_leader: The option ``--without-leader``.
+            leader_beat: The option ``--leader-beat``.
+            beat: Celery's option ``-B``.
+            **options: The worker's other options.
+
         Raises:
-            WorkerRefused: A setting is wrong, or the store can't be used.
+            WorkerRefused: A setting is wrong, two options contradict each other, or the store can't be used.
         """
         super().__init__(worker, **options)
         worker.leader = None
-        self.enabled = not without_leader
-        if self.enabled:
-            try:
+        try:
+            _refuse_contradictions(worker.app, without_leader, leader_beat, beat)
+            if not without_leader:
                 worker.leader = WorkerLeadership(worker, with_beat=leader_beat)
-            except ConfigurationError as error:
-                raise WorkerRefused(str(error)) from error
+        except ConfigurationError as error:
+            raise WorkerRefused(str(error)) from error
+        self._watch = Watch(_checks(worker, has_other_beat=beat))
 
     def start(self, worker: Any) -> None:
         """Start contending, after the pool has forked: a thread would not be in the children."""
-        worker.leader.start()
+        if worker.leader:
+            worker.leader.start()
+        self._watch.start()
 
     def close(self, worker: Any) -> None:
         """Begin to hand over. Only sets flags: this runs in the main loop."""
-        worker.leader.drain()
+        self._watch.stop()
+        if worker.leader:
+            worker.leader.drain()
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Return what ``inspect stats`` shows."""
@@ -111,7 +133,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         if leadership is None or queues is None:
             return
         acknowledge_guarded_tasks_late(consumer.app)
-        warn_of_unknown_elections(consumer.app, leadership.campaign.settings)
         queues.start()
         if not leadership.readiness.is_ready:
             leadership.readiness.loop_turned()
@@ -135,6 +156,10 @@ class WorkerLeadership:
 
     def __init__(self, worker: Any, *, with_beat: bool) -> None:
         """Prepare; nothing runs before :meth:`start`.
+
+        Args:
+            worker: Celery's worker.
+            with_beat: Whether it has a beat, whatever the settings say.
 
         Raises:
             ConfigurationError: A setting is wrong, or the store can't be used.
@@ -168,6 +193,8 @@ class WorkerLeadership:
         # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
         # lock of Celery's that the handlers of a second signal would wait for for ever.
         worker_shutting_down.connect(self._on_shutting_down)
+        self._second_senders = SecondSenders(lambda: app.conf.beat_schedule)
+        task_received.connect(self._second_senders.received)
 
     def start(self) -> None:
         """Start contending."""
@@ -203,6 +230,34 @@ class WorkerLeadership:
         return runs_guarded_work(election)
 
 
+def _refuse_contradictions(app: Any, without_leader: bool, leader_beat: bool, beat: bool) -> None:
+    """Refuse options of a worker that contradict each other.
+
+    Raises:
+        ConfigurationError: The message names them.
+    """
+    if without_leader and leader_beat:
+        raise ConfigurationError(
+            "--leader-beat and --without-leader contradict each other: only a candidate's beat may send. Leave one out."
+        )
+    if beat and (leader_beat or leader_values(app.conf).get("beat")):
+        raise ConfigurationError(
+            "-B starts a beat that follows no leader. Beside leader_beat it would send every periodic task twice: "
+            "start this worker without -B."
+        )
+
+
+def _checks(worker: Any, *, has_other_beat: bool) -> list[Check]:
+    """Return what *worker* has to check once a minute."""
+    campaign = worker.leader.campaign if worker.leader else None
+    try:
+        settings = campaign.settings if campaign else LeaderSettings.from_app(worker.app)
+        return list(checks_of(worker.app, settings, campaign, has_other_beat=has_other_beat))
+    except ConfigurationError as error:  # a worker without elections needs no store
+        logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
+        return []
+
+
 def _status(candidate: Any) -> dict[str, Any]:
     term = candidate.cell.term()
     return {
@@ -210,6 +265,7 @@ def _status(candidate: Any) -> dict[str, Any]:
         "leader": candidate.cell.leader(),
         "identity": candidate.elector.config.identity,
         "fencing_token": term.fencing_token if term else None,
+        "trouble": candidate.elector.trouble,
     }
 
 

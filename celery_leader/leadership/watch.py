@@ -1,0 +1,88 @@
+"""What goes wrong where no elector looks: noticed once a minute, by a thread that does nothing else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from celery_leader.election import Lock, StoredRecord
+from celery_leader.exceptions import LockUnavailable, RecordNotFound
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks; the first comes after :data:`FIRST_LOOK`.
+PERIOD = 60.0
+FIRST_LOOK = 5.0
+
+
+class Watch:
+    """Runs checks on a thread of its own until it is stopped. What a check raises is logged and harms nobody else."""
+
+    def __init__(self, checks: Iterable[Callable[[float], None]], *, period: float = PERIOD) -> None:
+        """Prepare; nothing runs before :meth:`start`.
+
+        Args:
+            checks: Each is called with the time (monotonic seconds), and logs what it finds.
+            period: Seconds between two rounds.
+        """
+        self._checks = list(checks)
+        self._period = period
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin, unless there is nothing to check."""
+        if self._checks:
+            threading.Thread(target=self._run, name="celery-leader-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        pause = min(FIRST_LOOK, self._period)
+        while not self._stopping.wait(pause):
+            for check in self._checks:
+                try:
+                    check(time.monotonic())
+                except Exception:  # the other checks go on
+                    logger.exception("A check for wrong states failed")
+            pause = self._period
+
+
+class LeaderFromOutside:
+    """Who leads an election, seen by a process that takes no part: a leader's record changes.
+
+    No clocks of two machines are compared.
+    """
+
+    def __init__(self, lock: Lock) -> None:
+        """Look at the record behind *lock*, which becomes this object's own."""
+        self._lock = lock
+        self._seen: StoredRecord | None = None
+        self._since = 0.0
+
+    def look(self, now: float) -> str | None:
+        """Return the leader's identity at *now* (monotonic seconds); empty when nobody leads.
+
+        Returns:
+            None when that can't be told yet: a record has to be seen twice, and the store has to answer.
+        """
+        try:
+            stored = self._lock.get()
+        except RecordNotFound:
+            return ""
+        except LockUnavailable as error:
+            logger.debug("%s: who leads can't be told: %s", self._lock.describe(), error)
+            return None
+        before, self._seen = self._seen, stored
+        if not stored.record.holder_identity:
+            return ""
+        if before is None:
+            self._since = now
+            return None
+        if stored != before:
+            self._since = now
+            return stored.record.holder_identity
+        return "" if now - self._since > stored.record.lease_duration else None

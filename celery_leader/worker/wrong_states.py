@@ -1,0 +1,141 @@
+"""States in which work is sent twice or never, though each process for itself is well: said once a minute."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from celery_leader.election import Lock
+from celery_leader.election.alarm import Alarm, in_words
+from celery_leader.leadership.campaign import Campaign, backend_of
+from celery_leader.leadership.watch import LeaderFromOutside
+from celery_leader.settings import BEAT_ELECTION, LeaderSettings
+from celery_leader.tasks import mark_of
+
+logger = logging.getLogger(__name__)
+
+#: How many names a log line lists.
+_LISTED = 5
+#: So long (seconds) an election may be without a leader while processes are started one after the other.
+_ROLLOUT = 30.0
+#: How long (seconds) the other workers may take to answer.
+_ANSWER_TIME = 2.0
+
+Check = Callable[[float], None]
+
+
+def checks_of(
+    app: Any, settings: LeaderSettings, campaign: Campaign | None, *, has_other_beat: bool
+) -> Iterator[Check]:
+    """Yield what a worker has to check besides its own elections, whose electors say themselves that nobody leads.
+
+    Args:
+        app: The Celery app.
+        settings: Its settings.
+        campaign: The worker's; None when it takes part in no election.
+        has_other_beat: Whether the worker has a beat of Celery's (``-B``).
+
+    Raises:
+        ConfigurationError: The store can't be used.
+    """
+    own = campaign.candidates if campaign else ()
+    backend = campaign.backend if campaign else backend_of(settings, app.main)
+    for election, tasks in guarded_tasks(app).items():
+        if election not in own:
+            yield UnledElection(
+                backend.lock(election),
+                election,
+                f"{len(tasks)} guarded tasks ({listed(tasks)}) wait until somebody does. Start a worker that takes "
+                f"part: with {election!r} in leader_elections, and without --without-leader.",
+            )
+    if not has_other_beat and (entries := unsent_entries(app, settings, own)):
+        yield UnledElection(
+            backend.lock(BEAT_ELECTION),
+            BEAT_ELECTION,
+            f"{len(entries)} entries of beat_schedule ({listed(entries)}) are NOT sent. Set leader_beat = True, or "
+            "start `celery beat -S leader`. If something else sends them, set leader_beat = False.",
+        )
+    if campaign and settings.backend.startswith("memory:"):
+        yield LeadersElsewhere(app, campaign)
+
+
+def guarded_tasks(app: Any) -> dict[str, list[str]]:
+    """Return the names of the tasks of *app* that are reserved for a leader, by election."""
+    found = defaultdict(list)
+    for name, task in sorted(app.tasks.items()):
+        if mark := mark_of(task):
+            found[mark.election].append(name)
+    return dict(found)
+
+
+def unsent_entries(app: Any, settings: LeaderSettings, elections: Collection[str]) -> list[str]:
+    """Return the entries of the app's ``beat_schedule`` that no worker with these *settings* sends."""
+    if settings.beat or settings.leaves_beat_to_others or settings.beat_election in elections:
+        return []
+    return sorted(app.conf.beat_schedule)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first few of *names* as text."""
+    names = list(names)
+    return ", ".join([*names[:_LISTED], *(["…"] if len(names) > _LISTED else [])])
+
+
+class UnledElection:
+    """The check that somebody leads an election in which this worker takes no part."""
+
+    def __init__(self, lock: Lock, election: str, consequence: str) -> None:
+        """Look at the record behind *lock*; *consequence* says what follows when nobody leads, and the cure."""
+        self._leader = LeaderFromOutside(lock)
+        self._election = election
+        self._consequence = consequence
+        self._alarm = Alarm(after=_ROLLOUT)
+
+    def __call__(self, now: float) -> None:
+        """Look, and log it when nobody leads: a warning at first, since whoever shall lead may be about to start."""
+        leader = self._leader.look(now)
+        if leader is None:
+            return
+        if leader:
+            self._alarm.over(now)
+            return
+        is_new = not self._alarm.is_on
+        if (lasted := self._alarm.due(now)) is not None:
+            logger.error("Election %r: nobody has led it for %s: %s",
+                         self._election, in_words(lasted), self._consequence)  # fmt: skip
+        elif is_new:
+            logger.warning("Election %r: nobody leads it now: %s", self._election, self._consequence)
+
+
+class LeadersElsewhere:
+    """The check that no other process leads too, which a store in this process's memory can't prevent."""
+
+    def __init__(self, app: Any, campaign: Campaign) -> None:
+        """Ask the other workers of *app* by remote control; a broker without that is not asked."""
+        self._app = app
+        self._campaign = campaign
+        self._alarm = Alarm()
+
+    def __call__(self, now: float) -> None:
+        """Ask, and log an error when another worker leads what this one leads."""
+        for node, status in self._others():
+            for election, theirs in (status.get("elections") or {}).items():
+                mine = self._campaign.candidates.get(election)
+                both_lead = mine and mine.elector.is_leader() and theirs.get("leading")
+                if both_lead and theirs.get("identity") != self._campaign.identity and self._alarm.due(now) is not None:
+                    logger.error(
+                        "Election %r: %s leads it, and so does this worker. Each keeps the election in its own memory "
+                        "(leader_backend is memory://): every tick is sent twice. Set leader_backend to a store that "
+                        "all workers reach: redis://… or django-db://<alias>.", election, node,
+                    )  # fmt: skip
+
+    def _others(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            replies = self._app.control.broadcast("leader_status", reply=True, timeout=_ANSWER_TIME) or []
+        except Exception as error:  # noqa: BLE001  # a broker without remote control; nothing can be told
+            logger.debug("The other workers can't be asked whether they lead: %s", error)
+            return
+        for reply in replies:
+            yield from reply.items()
