@@ -11,7 +11,7 @@ from celery.bin.base import CeleryOption
 from celery.signals import beat_init
 
 from celery_leader.beat.second_sender import refuse_second_sender
-from celery_leader.settings import leader_values
+from celery_leader.settings import apps_set_up, leader_values
 from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
 from celery_leader.worker import control
 from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
@@ -36,6 +36,7 @@ def setup(app: Celery) -> Celery:
     Returns:
         The same app.
     """
+    apps_set_up.add(app)
     app.steps["worker"].update([LeaderStep, EmbeddedBeatStep])
     app.steps["consumer"].add(LeaderQueueStep)
     if not any(option.name == "without_leader" for option in app.user_options["worker"]):
@@ -57,7 +58,7 @@ def refuse_without_setup(sender: Any, **_: Any) -> None:
         SystemExit: The app of *sender*, a worker, has ``leader_beat`` set or guarded tasks, and was not set up.
     """
     app = sender.app
-    if LeaderStep in app.steps["worker"]:
+    if app in apps_set_up:
         return
     settings, tasks = leader_values(app.conf), [name for names in guarded_tasks(app).values() for name in names]
     cure = "celery_leader.setup(app) was not called. Call it where the app is made"

@@ -10,6 +10,7 @@ import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 from celery.signals import beat_init, worker_init
 
+from celery_leader.election.alarm import in_words
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordNotFound
 
 #: Celery's status of a command that got no answer, and that of one whose answer is no.
@@ -46,13 +47,20 @@ def leader(ctx: click.Context) -> None:
 @click.option("--check", is_flag=True, help="Exit with status 1 unless every election has a leader.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, check: bool) -> None:
-    """Show the record of each election, as the store holds it."""
+    """Show the record of each election, as the store holds it.
+
+    The exit status is 0; 1 for a wrong setting, or with --check when an election has no leader; 69 when the store does
+    not answer.
+    """
     app = ctx.obj.app
+    _warn_without_setup(app)
     try:
         report = read_status(app)
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
     except LockUnavailable as error:
+        if as_json:
+            click.echo(json.dumps({"elections": [], "error": str(error)}))
         click.echo(f"Error: {error}", err=True)
         ctx.exit(EX_UNAVAILABLE)
     click.echo(json.dumps(report) if as_json else render_status(report))
@@ -60,19 +68,32 @@ def status(ctx: click.Context, as_json: bool, check: bool) -> None:
         ctx.exit(EX_NO_LEADER)
 
 
+def _warn_without_setup(app: Any) -> None:
+    from celery_leader.settings import apps_set_up
+
+    if app not in apps_set_up:
+        click.echo("Warning: celery_leader.setup(app) was not called: no worker of this app takes part.", err=True)
+
+
 def read_status(app: Any) -> dict[str, Any]:
     """Return what the store holds of each election of *app*, as plain JSON values.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is wrong, or the store was not prepared.
         LockUnavailable: The store does not answer, or holds something damaged.
     """
     from celery_leader.leadership.campaign import backend_of  # the celery command imports this module each time
     from celery_leader.settings import LeaderSettings
 
     settings = LeaderSettings.from_app(app)
+    if settings.backend.startswith("memory:"):
+        raise ConfigurationError(
+            f"leader_backend is {settings.backend}: each worker keeps elections in its own memory, and no other "
+            "process sees them. Ask the workers: celery -A … inspect leader_status"
+        )
     backend = backend_of(settings, app.main)
     try:
+        backend.check()  # names the cure of a database that was not migrated
         elections = [_read_election(backend, name) for name in settings.all_elections]
     finally:
         backend.close()
@@ -123,7 +144,7 @@ def _row(election: dict[str, Any]) -> tuple[str, ...]:
         election["holder"] or "-",
         election["state"],
         str(election["fencing_token"] or "-"),
-        f"{_age(datetime.fromisoformat(renewed)):.1f}s ago" if renewed else "-",
+        f"{in_words(_age(datetime.fromisoformat(renewed)) or 0)} ago" if renewed else "-",
         str(election["leader_transitions"]),
     )
 

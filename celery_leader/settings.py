@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from celery_leader.election import ElectionConfig
 from celery_leader.exceptions import ConfigurationError
@@ -21,6 +22,9 @@ BEAT_ELECTION = "beat"
 LONGEST = 10 * 366 * 86_400.0
 #: What may become of runs of periodic entries that were due while nobody could send them.
 CATCH_UP_POLICIES = ("latest", "skip", "all")
+
+#: The apps for which ``celery_leader.setup`` was called.
+apps_set_up: WeakSet[Any] = WeakSet()
 
 _PREFIX = "leader_"
 _DURATIONS = ("lease_duration", "renew_deadline", "retry_period")

@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 
@@ -16,7 +16,7 @@ from celery_leader.django.models import Election, ElectionState, PeriodicRun
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
-    from django.http import HttpRequest
+    from django.http import HttpRequest, HttpResponse
     from django.utils.functional import _StrPromise
     from django.utils.safestring import SafeString
 
@@ -46,6 +46,18 @@ class ReadOnlyAdmin(ModelAdmin):
 
         css = {"all": ["celery_leader/admin.css"]}  # noqa: RUF012
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, str] | None = None) -> HttpResponse:
+        """Show the list; say so when its rows are old, because elections are kept elsewhere."""
+        if database_alias() is None:
+            messages.warning(
+                request,
+                _(
+                    "Elections are kept in another store than the database (CELERY_LEADER_BACKEND): rows here are old. "
+                    "“celery -A … leader status” shows who leads."
+                ),
+            )
+        return super().changelist_view(request, extra_context)
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Return False: elections make themselves."""
         return False
@@ -69,7 +81,7 @@ class ReadOnlyAdmin(ModelAdmin):
 class ElectionAdmin(ReadOnlyAdmin):
     """Who leads what."""
 
-    list_display = ("name", "holder", "state", "fencing_token", "renewed", "leader_transitions")
+    list_display = ("name", "state", "holder", "fencing_token", "renewed", "leader_transitions")
     search_fields = ("name", "holder_identity")
     ordering = ("name",)
     fields = (

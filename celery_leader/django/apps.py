@@ -17,7 +17,8 @@ class CeleryLeaderConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from celery_leader.django.checks import check_backend, check_beat_scheduler
+        from celery_leader.django.checks import check_backend, check_beat_scheduler, check_settings
 
         register(check_backend)
+        register(check_settings)
         register(check_beat_scheduler)

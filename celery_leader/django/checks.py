@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from celery import Celery
 from django.apps import apps
 from django.apps.config import AppConfig
 from django.conf import settings
@@ -18,6 +19,7 @@ from django.core.exceptions import ImproperlyConfigured
 from celery_leader.backends import open_backend
 from celery_leader.django.options import alias_settings, is_in_memory
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.settings import LeaderSettings, apps_set_up, leader_values
 
 _SCHEME = "django-db"
 
@@ -52,6 +54,40 @@ def check_backend(
             )
         ]
     return [] if scheme == "memory" else _check_url(url)
+
+
+def check_settings(
+    app_configs: Sequence[AppConfig] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """Return what workers would refuse at their start, in the same words.
+
+    * ``celery_leader.E003``: a setting is unknown or has a wrong value, or a timing is impossible.
+    * ``celery_leader.W004``: there are settings, and no Celery app was set up that could read them.
+    """
+    from_django = Celery(set_as_current=False)
+    from_django.config_from_object("django.conf:settings", namespace="CELERY")
+    keys = sorted(f"CELERY_LEADER_{name.upper()}" for name in leader_values(from_django.conf))
+    if apps_set_up or not keys:
+        return [message for app in apps_set_up for message in _check_app(app)]
+    return [*_check_app(from_django), _no_app(keys)]
+
+
+def _check_app(app: Any) -> list[CheckMessage]:
+    try:
+        LeaderSettings.from_app(app)
+    except ConfigurationError as error:
+        hint = "docs/reference/settings.md lists all settings."
+        return [Error(line, hint=hint, id="celery_leader.E003") for line in str(error).splitlines()]
+    return []
+
+
+def _no_app(keys: list[str]) -> CheckMessage:
+    return Warning(
+        f"There are settings ({', '.join(keys)}), but celery_leader.setup(app) was not called for any Celery app.",
+        hint="Call it where the app is made, and import that app in the project's __init__.py, as Celery's manual says.",
+        id="celery_leader.W004",
+    )
 
 
 def check_beat_scheduler(

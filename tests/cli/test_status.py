@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
 from click.testing import CliRunner, Result
 
+import celery_leader
 from celery_leader.backends import open_backend
-from celery_leader.backends.memory import MemoryLock
 from celery_leader.cli import leader
-from celery_leader.election import SystemClock
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.election import Lock, SystemClock
 from celery_leader.testing import sample_record
+from tests.databases import database
+from tests.servers.processes import free_port
+
+if TYPE_CHECKING:
+    from tests.servers import RedisServer
+
+pytestmark = pytest.mark.redis
 
 
 class Context:
@@ -29,11 +37,15 @@ class Context:
 
 
 @pytest.fixture
-def app(request: pytest.FixtureRequest) -> Celery:
-    """An app whose elections are kept in a store of this test."""
-    app = Celery("proj", set_as_current=False)
-    app.conf.update(leader_backend=f"memory://{request.node.nodeid}", leader_elections=["default", "reports"])
-    return app
+def app(request: pytest.FixtureRequest, redis_server: RedisServer) -> Celery:
+    """An app whose elections are kept under keys of this test."""
+    app = Celery("proj", broker=redis_server.url, set_as_current=False)
+    app.conf.update(
+        leader_backend=redis_server.url,
+        leader_key_prefix=request.node.nodeid,
+        leader_elections=["default", "reports"],
+    )
+    return celery_leader.setup(app)
 
 
 def status(app: Celery, *options: str) -> Result:
@@ -41,11 +53,9 @@ def status(app: Celery, *options: str) -> Result:
     return CliRunner().invoke(leader, ["status", *options], obj=Context(app))
 
 
-def lock_of(app: Celery, election: str) -> MemoryLock:
+def lock_of(app: Celery, election: str) -> Lock:
     """Return the place of the record of *election*."""
-    lock = open_backend(app.conf.leader_backend, prefix="proj").lock(election)
-    assert isinstance(lock, MemoryLock)
-    return lock
+    return open_backend(app.conf.leader_backend, prefix=app.conf.leader_key_prefix).lock(election)
 
 
 def test_before_the_first_election_all_are_vacant(app: Celery) -> None:
@@ -61,7 +71,7 @@ def test_a_leader_is_shown(app: Celery) -> None:
     now = SystemClock().utcnow()
     lock_of(app, "reports").create(sample_record(renew_time=now))
     report = json.loads(status(app, "--json").stdout)
-    assert report["backend"].startswith("memory://")
+    assert report["backend"] == app.conf.leader_backend
     assert report["elections"][1] == {
         "name": "reports",
         "state": "leading",
@@ -72,7 +82,7 @@ def test_a_leader_is_shown(app: Celery) -> None:
         "lease_duration": 15.0,
         "leader_transitions": 3,
     }
-    assert "s ago" in status(app).stdout
+    assert re.search(r" \d\.\d s ago ", status(app).stdout)
 
 
 def test_a_record_that_nobody_renews_has_expired(app: Celery) -> None:
@@ -89,16 +99,43 @@ def test_probes_go_by_the_exit_status(app: Celery) -> None:
     assert status(app, "--check").exit_code == 0
 
 
-def test_a_store_that_does_not_answer_is_said(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Celery's status for a service that is away."""
+def test_a_store_that_does_not_answer_is_said(app: Celery) -> None:
+    """With Celery's status for a service that is away; programs get it as JSON."""
+    app.conf.leader_backend = url = f"redis://127.0.0.1:{free_port()}/0"
+    for options in ((), ("--json",), ("--check",)):
+        result = status(app, *options)
+        assert result.exit_code == 69
+        assert result.stderr.startswith(f"Error: {url} did not answer")
+    report = json.loads(status(app, "--json").stdout)
+    assert report["elections"] == []
+    assert report["error"].startswith(f"{url} did not answer")
 
-    def refuse(self: MemoryLock) -> None:
-        raise LockUnavailable("memory://x: no answer")
 
-    monkeypatch.setattr(MemoryLock, "get", refuse)
+def test_a_database_that_was_not_migrated_gets_the_cure(app: Celery, tmp_path: Path, django_db_blocker: Any) -> None:
+    """Not the database's own words."""
+    entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "new.sqlite3")}
+    with django_db_blocker.unblock(), database("unmigrated", entry, migrate=False):
+        app.conf.leader_backend = "django-db://unmigrated"
+        result = status(app)
+    assert result.exit_code == 1
+    assert "Run: manage.py migrate celery_leader --database unmigrated" in result.stderr
+
+
+def test_memory_can_not_be_looked_into(app: Celery) -> None:
+    """Each worker has its own: "vacant" would be a lie."""
+    app.conf.leader_backend = "memory://"
     result = status(app)
-    assert result.exit_code == 69
-    assert result.stderr == "Error: memory://x: no answer\n"
+    assert result.exit_code == 1
+    assert "celery -A … inspect leader_status" in result.stderr
+
+
+def test_an_app_that_was_not_set_up_is_said(redis_server: RedisServer) -> None:
+    """Its elections are vacant for ever."""
+    app = Celery("forgotten", broker=redis_server.url, set_as_current=False)
+    app.conf.leader_backend = redis_server.url
+    result = status(app)
+    assert "vacant" in result.stdout
+    assert result.stderr.startswith("Warning: celery_leader.setup(app) was not called")
 
 
 def test_a_wrong_setting_is_one_sentence(app: Celery) -> None:
@@ -109,11 +146,11 @@ def test_a_wrong_setting_is_one_sentence(app: Celery) -> None:
     assert result.stderr.startswith("Error: Unknown setting leader_lease.")
 
 
-def test_the_command_belongs_to_celery(tmp_path: Path) -> None:
+def test_the_command_belongs_to_celery(tmp_path: Path, redis_server: RedisServer) -> None:
     """Installed, ``celery -A proj leader status`` is found by its entry point."""
     (tmp_path / "proj.py").write_text(
         "import celery\nimport celery_leader\napp = celery.Celery('proj')\n"
-        "app.conf.leader_backend = 'memory://'\ncelery_leader.setup(app)\n"
+        f"app.conf.leader_backend = {redis_server.url!r}\ncelery_leader.setup(app)\n"
     )
     result = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "proj", "leader", "status"],

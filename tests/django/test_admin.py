@@ -224,6 +224,16 @@ class InlineFinder(HTMLParser):
         return finder.found
 
 
+@pytest.mark.parametrize("list_name", [ELECTIONS, RUNS])
+def test_rows_of_an_earlier_store_are_told_to_be_old(client: Client, settings: Any, list_name: str) -> None:
+    """Elections kept in Redis leave the database's rows as they were."""
+    add_election()
+    add_run()
+    assert "rows here are old" not in page(client, f"{list_name}_changelist")
+    settings.CELERY_LEADER_BACKEND = "redis://localhost"
+    assert "rows here are old" in page(client, f"{list_name}_changelist")
+
+
 def test_state_of_a_damaged_lease_is_not_leading() -> None:
     """A lease that is not a number vouches for nobody."""
     now = datetime.now(timezone.utc)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import pytest
+from celery import Celery
 from django.core.checks import run_checks
 
 from celery_leader.backends import urls
+from celery_leader.django import checks
 from tests.databases import variant
 
 
@@ -20,6 +23,8 @@ def backend(settings: Any) -> Any:
         for name, value in others.items():
             setattr(settings, name, value)
         messages = [message for message in run_checks() if (message.id or "").startswith("celery_leader.")]
+        # Settings without an app have tests of their own below.
+        messages = [message for message in messages if message.id not in {"celery_leader.E003", "celery_leader.W004"}]
         assert all(message.hint for message in messages)
         return [(message.id, message.msg) for message in messages]
 
@@ -82,3 +87,55 @@ def test_w002_sqlite_in_memory(backend: Any, sqlite_alias: str, name: str) -> No
     """A warning only: a project's tests do so."""
     with variant(sqlite_alias, NAME=name) as alias:
         assert [identity for identity, _ in backend(f"django-db://{alias}")] == ["celery_leader.W002"]
+
+
+# -- what workers refuse -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the messages of :func:`check_settings` with some settings, before and after an app is set up."""
+    monkeypatch.setattr(checks, "apps_set_up", set_up := WeakSet())
+
+    def check(*, app: bool, **values: Any) -> list[tuple[str | None, str]]:
+        for name, value in values.items():
+            setattr(settings, name, value)
+        if app:
+            made = Celery("proj", set_as_current=False)
+            made.config_from_object("django.conf:settings", namespace="CELERY")
+            set_up.add(made)
+            kept.append(made)
+        return [(message.id, message.msg) for message in checks.check_settings()]
+
+    kept: list[Celery] = []
+    return check
+
+
+@pytest.mark.parametrize("app", [True, False])
+def test_e003_what_a_worker_refuses(ours: Any, app: bool) -> None:
+    """Each problem is a message of its own, by the function that workers ask at their start."""
+    messages = ours(app=app, CELERY_LEADER_BEATS=True, CELERY_LEADER_RETRY_PERIOD="2")
+    assert [text for identity, text in messages if identity == "celery_leader.E003"] == [
+        "Unknown setting leader_beats. Did you mean leader_beat?",
+        "leader_retry_period must be a number of seconds, got '2'.",
+    ]
+
+
+def test_e003_an_impossible_timing(ours: Any) -> None:
+    """No single value is wrong."""
+    [(identity, text)] = ours(app=True, CELERY_LEADER_LEASE_DURATION=5)
+    assert identity == "celery_leader.E003"
+    assert "lease_duration must be longer than renew_deadline" in text
+
+
+def test_w004_setup_was_forgotten(ours: Any) -> None:
+    """Workers would refuse to start, or never lead."""
+    [(identity, text)] = ours(app=False, CELERY_LEADER_BEAT=True)
+    assert identity == "celery_leader.W004"
+    assert "(CELERY_LEADER_BEAT), but celery_leader.setup(app) was not called" in text
+
+
+def test_an_app_that_is_set_up_is_fine(ours: Any) -> None:
+    """And so is a project without any setting of ours."""
+    assert ours(app=False) == []
+    assert ours(app=True, CELERY_LEADER_BEAT=True) == []
