@@ -25,7 +25,7 @@ REQUIREMENTS = {
     "highest": ["--group", "highest", "--editable", "."],
     "lowest": ["--group", "lowest", "--editable", "."],
     "bases": ["--group", "bases", "--editable", "."],
-    "demo": ["--editable", ".[django,cli]"],
+    "demo": ["--group", "demo", "--editable", "."],
 }
 # Asks for all that a worker and the tests need: a shim with no Python behind it, or one built without SSL, fails here.
 PROBE = (

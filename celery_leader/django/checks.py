@@ -85,7 +85,7 @@ def _check_app(app: Any) -> list[CheckMessage]:
 def _no_app(keys: list[str]) -> CheckMessage:
     return Warning(
         f"There are settings ({', '.join(keys)}), but celery_leader.setup(app) was not called for any Celery app.",
-        hint="Call it where the app is made, and import that app in the project's __init__.py, as Celery's manual says.",
+        hint="Call it where the app is made, and import the app in the project's __init__.py, as Celery's manual says.",
         id="celery_leader.W004",
     )
 

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 #: After a hint that the lease is free, each follower waits a random time up to this (seconds): no herd.
 MAX_WAKE_DELAY = 0.05
 #: How often (seconds) a leader looks whether it is to give its lease back, should nobody have rung.
-LOOK_PERIOD = 0.05
+LOOK_PERIOD = 0.5
 #: How often (seconds) one that is to looks whether it may: nobody tells when the last guarded work ends.
 DRAIN_POLL = 0.01
 #: The longest sleep (seconds) on a lock that can't be interrupted.
