@@ -4,8 +4,8 @@
 
 A plain Celery worker, a leader with an embedded beat and a follower, each with two prefork children and all on one
 Redis, are idle at the same time, so that whatever else the machine does it does to all of them. Then plain workers and
-ours are started in turns. Processor time is what the kernel counted, in nanoseconds; memory is the proportional set size
-of all processes of a worker.
+ours are started in turns. Processor time is what the kernel counted, in nanoseconds; memory is the proportional set
+size of all processes of a worker.
 """
 
 from __future__ import annotations
