@@ -94,7 +94,7 @@ class Reports:
             logger.warning("Election %r: renewal of token %d failed, %.1f s of trust are left: %s",
                            self._election, trust.term.fencing_token, trust.until - now, complaint)  # fmt: skip
         elif lasted is not None:
-            cure = "" if isinstance(error, RecordDamaged) else f" Start {self._store}, or correct leader_backend."
+            cure = "" if isinstance(error, RecordDamaged) else " Start the store, or correct leader_backend."
             logger.error(
                 "Election %r: %s has not been able to take part for %s: %s. While no candidate is, nobody leads: "
                 "periodic tasks are NOT sent and guarded tasks wait.%s",

@@ -122,7 +122,7 @@ def test_a_term_that_was_taken_names_who_has_it(stage: Stage, caplog: pytest.Log
 # -- a store that is away ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("failure", "cure"), [(DOWN, "Start script, or correct leader_backend."), (DAMAGED, "")])
+@pytest.mark.parametrize(("failure", "cure"), [(DOWN, "Start the store, or correct leader_backend."), (DAMAGED, "")])
 def test_a_silent_store_is_said_once_a_minute(
     stage: Stage, caplog: pytest.LogCaptureFixture, failure: Exception, cure: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,12 @@ from celery_leader.settings import LeaderSettings
 from celery_leader.testing import ScriptedLock, sample_record
 from celery_leader.worker.wrong_states import LeadersElsewhere, UnledElection, checks_of, guarded_tasks, listed
 from tests.project import Project
+from tests.servers import RedisServer
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tests.servers import RedisServer
 
 
 def made_app(**conf: Any) -> Celery:
@@ -224,3 +224,25 @@ def test_two_deployments_under_one_key_are_said(project: Project, redis_server: 
     line = project.start("worker", "-P", "solo", "-n", "b@h", app="two").await_line("another deployment", 30)
     assert f"another deployment: proj on {one}. This one is proj on {two}." in line
     assert "leader_key_prefix" in line
+
+
+@pytest.mark.redis
+def test_a_store_that_is_away_is_said_until_it_is_back(project: Project, redis_server: RedisServer) -> None:
+    """By the log and by ``inspect leader_status``, though the worker itself is ready."""
+    with RedisServer() as store:
+        store.stop()
+        project.write(
+            "proj.py", PROJECT.format(broker=redis_server.url, backend=store.url, settings="leader_beat=True,")
+        )
+        worker = project.start("worker", "-P", "solo", "-n", "a@h")
+        line = worker.await_line("ERROR.*'default': a@h/.* has not been able to take part for")
+        assert "Connection refused" in line
+        assert "periodic tasks are NOT sent and guarded tasks wait. Start the store" in line
+        inspected = project.celery("inspect", "-j", "leader_status")
+        status = json.loads(inspected.stdout)["a@h"]["elections"]["default"]
+        assert not status["leading"]
+        assert "Connection refused" in status["trouble"]
+        assert project.celery("leader", "status").returncode == 69
+        store.start()
+        worker.await_line(rf"WARNING.*'default': {store.url} .*answers again after \d")
+        eventually(lambda: project.celery("leader", "status", "--check").returncode == 0, 30)
