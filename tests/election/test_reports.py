@@ -119,6 +119,28 @@ def test_a_term_that_was_taken_names_who_has_it(stage: Stage, caplog: pytest.Log
     assert f"stopped leading (lost): the record names {BING} (token 7)" in last(caplog, logging.WARNING)
 
 
+def test_a_follower_says_who_leads(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Once for each change, and of others only: its own terms have lines of their own."""
+    with caplog.at_level(logging.INFO):
+        stage.attempt(get(held()))
+        stage.attempt(get(held()), wait=1)
+        assert last(caplog, logging.INFO) == f"Election 'default': the leader is now {BING}"
+        stage.attempt(get(held(by="", version=101)), update(OK))
+        assert last(caplog, logging.INFO).endswith(f"{ME} started leading")
+        stage.release(update(OK))
+        assert lines(caplog, logging.INFO)[-1] == "Election 'default': the leader is now nobody"
+
+
+def test_a_failed_renewal_says_how_much_trust_is_left(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Each time: the operator sees it run out."""
+    stage.attempt(get(NONE), create(OK))
+    stage.attempt(update(DOWN), get(DOWN), wait=RETRY)
+    token = stage.written.fencing_token
+    assert f"renewal of token {token} failed, 4.0 s of trust are left" in last(caplog, logging.WARNING)
+    stage.attempt(update(DOWN), get(DOWN), wait=RETRY)
+    assert "2.0 s of trust are left" in last(caplog, logging.WARNING)
+
+
 # -- a store that is away ----------------------------------------------------------------------------------------
 
 
@@ -232,6 +254,9 @@ def test_the_leader_of_another_deployment_is_said_once_a_minute(caplog: pytest.L
     stage.clock.advance(60)
     stage.attempt(get(held(deployment="proj on redis://one/0", version=101)))
     assert "another deployment" in last(caplog, logging.ERROR)
+    stage.attempt(get(held(deployment="proj on redis://two/0", version=102)))
+    stage.attempt(get(held(deployment="proj on redis://one/0", version=103)))
+    assert "another deployment" in last(caplog, logging.ERROR)  # it begins anew, not a minute later
 
 
 @pytest.mark.parametrize("theirs", ["proj on redis://one/0", ""])

@@ -25,7 +25,7 @@ def stored(version: int, record: ElectionRecord = LEADER) -> StoredRecord:
 def looks(*answers: object, each: float = 10.0) -> list[str | None]:
     """Return what is seen, look by look, *each* so many seconds after the one before."""
     outside = LeaderFromOutside(ScriptedLock([("get", answer) for answer in answers]))
-    return [outside.look(number * each) for number in range(len(answers))]
+    return [outside.look(1000 + number * each) for number in range(len(answers))]
 
 
 def test_a_record_that_changes_has_a_leader() -> None:
