@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -17,6 +17,7 @@ from celery.utils.saferepr import saferepr
 from celery_leader.backends import open_backend
 from celery_leader.beat import second_sender
 from celery_leader.beat.message import DUE_HEADER
+from celery_leader.beat.scheduler import LeaderScheduler
 from celery_leader.beat.second_sender import SecondSenders, refuse_second_sender
 from celery_leader.testing import sample_record
 from tests.project import Project
@@ -89,9 +90,10 @@ def test_it_is_said_once_a_minute_while_it_sends(errors: Callable[[], list[str]]
         ({"args": ("x",)}, [10] * 9),  # delay() sends a tuple
         ({"args": ["y"]}, [10] * 9),
         ({"args": ["x"], "origin": WEB}, [3, 14, 10, 7, 10, 26, 10, 10, 4]),
+        ({"args": ["x"]}, [11.2] * 9),
         ({"args": ["x"]}, [0.01] * 9),
     ],
-    ids=["called by code", "other arguments", "at other times", "a burst"],
+    ids=["called by code", "other arguments", "at other times", "at a slower pace", "a burst"],
 )
 def test_calls_by_the_projects_code_are_none(
     errors: Callable[[], list[str]], message: dict[str, Any], waits: list[float]
@@ -102,6 +104,18 @@ def test_calls_by_the_projects_code_are_none(
     for wait in waits:
         worker.receive("t.ten", wait=wait, **message)
     assert not errors()
+
+
+@pytest.mark.parametrize(("gap", "is_told"), [(601.9, True), (603, False)])
+def test_long_periods_leave_no_more_room_than_short_ones(
+    errors: Callable[[], list[str]], gap: float, is_told: bool
+) -> None:
+    """A tenth of ten minutes would let a call by anybody pass for a beat's."""
+    worker = Worker({"long": {"task": "t.long", "schedule": timedelta(minutes=10)}})
+    worker.receive_leaders("t.long")
+    for _ in range(4):
+        worker.receive("t.long", wait=gap)
+    assert bool(errors()) is is_told
 
 
 def test_a_plain_beat_that_sends_alone_is_right(errors: Callable[[], list[str]]) -> None:
@@ -164,11 +178,25 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def start_beat(url: str) -> None:
-    """Start a plain beat of an app that keeps its elections at *url*."""
+def start_beat(url: str, scheduler: type[Scheduler] = Scheduler, **conf: Any) -> None:
+    """Start a beat of an app that keeps its elections at *url*."""
     app = Celery("proj", broker="redis://", set_as_current=False)
-    app.conf.leader_backend = url
-    refuse_second_sender(SimpleNamespace(app=app, scheduler=Scheduler(app, lazy=True)))
+    app.conf.update(leader_backend=url, **conf)
+    refuse_second_sender(SimpleNamespace(app=app, scheduler=scheduler(app, lazy=True)))
+
+
+def test_a_plain_beat_beside_leader_beat_ends(watched: list[Any]) -> None:
+    """With a sentence: the workers' beats send already."""
+    with pytest.raises(SystemExit, match="every periodic task would be sent twice"):
+        start_beat("memory://", leader_beat=True)
+    assert not watched
+
+
+@pytest.mark.parametrize("conf", [{"leader_beat": True}, {}])
+def test_a_beat_that_follows_the_leader_is_no_second_sender(watched: list[Any], conf: dict[str, Any]) -> None:
+    """It contends, and sends while it leads."""
+    start_beat("memory://", LeaderScheduler, **conf)
+    assert not watched
 
 
 def test_a_plain_beat_looks_whether_a_leaders_beat_sends(watched: list[Any], errors: Callable[[], list[str]]) -> None:
