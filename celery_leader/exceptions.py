@@ -33,6 +33,13 @@ class RecordDamaged(LockUnavailable):
     """
 
 
+class UnstorableClaim(LeaderError):
+    """A ledger can't keep a claim, however often it is asked: one of its values does not fit. Nothing was stored.
+
+    The message says what does not fit, and the cure.
+    """
+
+
 class RecordNotFound(LeaderError, LookupError):
     """The store answered that it holds no such record."""
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from celery_leader.election.limits import shown
+from celery_leader.exceptions import UnstorableClaim
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:
@@ -44,6 +47,18 @@ class Claim:
     sent: bool = False
 
 
+def as_utf8(text: str) -> bytes:
+    """Return *text*, a part of a claim, as stores keep it.
+
+    Raises:
+        UnstorableClaim: It holds half of a surrogate pair, which no UTF-8 has.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise UnstorableClaim(f"{shown(text)} is no text in UTF-8. Rename the entry") from error
+
+
 class Ledger(Protocol):
     """The claims of one election: for each entry, the last one.
 
@@ -73,6 +88,7 @@ class Ledger(Protocol):
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was stored.
             RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
+            UnstorableClaim: The store can't keep one of the claims, or more; none was stored.
             LockUnavailable: There was no answer; some or all may have been stored.
         """
         ...
@@ -94,6 +110,7 @@ class Ledger(Protocol):
 
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was written.
+            UnstorableClaim: The store can't keep one of the claims, or more; none was written.
             LockUnavailable: There was no answer.
         """
         ...

@@ -13,7 +13,7 @@ from typing import Any
 from celery_leader.backends.effects import Admission
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
-from celery_leader.ledger import Claim
+from celery_leader.ledger import Claim, as_utf8
 
 
 class MemoryLock:
@@ -103,6 +103,7 @@ class MemoryLedger:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
         with self._mutex:
             self._require_opened(token)
+            _require_text(claims)
             return [self._store_if_later(claim) for claim in claims]
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
@@ -118,6 +119,8 @@ class MemoryLedger:
         """See :meth:`celery_leader.ledger.Ledger.restore`."""
         with self._mutex:
             self._refuse_stale(token)
+            claims = list(claims)
+            _require_text(claims)
             self._token = token
             for claim in claims:
                 self._store_if_later(claim)
@@ -155,6 +158,16 @@ class MemoryLedger:
             return False
         self._claims[claim.tick.entry] = claim
         return True
+
+
+def _require_text(claims: Iterable[Claim]) -> None:
+    """Refuse what no other store can keep.
+
+    Raises:
+        UnstorableClaim: The name of an entry is no text in UTF-8.
+    """
+    for claim in claims:
+        as_utf8(claim.tick.entry)
 
 
 class MemoryEffects:

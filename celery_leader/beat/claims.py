@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
+from celery_leader.election.limits import shown, shown_names
+from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound, UnstorableClaim
 from celery_leader.ledger import Claim, Ledger
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ _PATIENCE = 3.0
 
 #: How many claims go to the ledger in one call.
 BATCH = 500
+#: Entries that are left out are named again after so many seconds.
+_REMIND_AGAIN = 60.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -67,6 +70,8 @@ class Claims:
         self._known: dict[str, Claim] = {}
         self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
         self._aside: set[str] = set()  # not sent either, and not ours to send
+        self._unkept: dict[str, UnstorableClaim] = {}  # by entry, why the ledger can't keep its claims
+        self._remind_at = 0.0
         self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
         self._behind_since = 0.0
@@ -102,11 +107,16 @@ class Claims:
         """Return the claims whose messages are not known to have reached the broker, the oldest first."""
         return sorted(self._unsent.values(), key=lambda claim: claim.tick.due_at, reverse=newest_first)
 
+    def can_keep(self, entry: str) -> bool:
+        """Return whether the ledger can keep claims of *entry*, as far as is known: what can't be claimed is not sent."""
+        return entry not in self._unkept
+
     def claim(self, claims: Sequence[Claim]) -> list[bool]:
-        """Make ticks ours; return for each whether it is, False when it was claimed before."""
-        accepted = self._write(
-            lambda: list(self._ledger.claim(self._token, claims)), if_unavailable=[True] * len(claims)
-        )
+        """Make ticks ours; return for each whether it is.
+
+        False: it was claimed before, or the ledger :meth:`can't keep <can_keep>` it.
+        """
+        accepted = self._write(lambda: self._by_halves(self._store, claims), if_unavailable=[True] * len(claims))
         for claim, is_ours in zip(claims, accepted, strict=True):
             if is_ours:
                 self._note(claim)
@@ -165,11 +175,47 @@ class Claims:
         else:
             self._unsent[entry] = claim
 
+    def _store(self, claims: Sequence[Claim]) -> list[bool]:
+        return list(self._ledger.claim(self._token, claims))
+
+    def _put_back(self, claims: Sequence[Claim]) -> list[bool]:
+        self._ledger.restore(self._token, claims)
+        return [True] * len(claims)
+
     def _store_afresh(self, claims: Sequence[Claim], changed: Sequence[str]) -> None:
         for entries in batches(changed):
             self._ledger.forget(self._token, entries)
         for batch in batches(claims):
-            self._ledger.restore(self._token, batch)
+            self._by_halves(self._put_back, batch)
+
+    def _by_halves(self, store: Callable[[Sequence[Claim]], list[bool]], claims: Sequence[Claim]) -> list[bool]:
+        """Return what *store* answers for *claims*; find the ones that the ledger can't keep, which must cost no other.
+
+        A batch that can't be stored is tried again in two halves, and so on.
+        """
+        try:
+            return store(claims)
+        except UnstorableClaim as error:
+            if len(claims) == 1:
+                self._leave_out(claims[0].tick.entry, error)
+                return [False]
+        middle = len(claims) // 2
+        return self._by_halves(store, claims[:middle]) + self._by_halves(store, claims[middle:])
+
+    def _leave_out(self, entry: str, reason: UnstorableClaim) -> None:
+        self._known.pop(entry, None)
+        self._unsent.pop(entry, None)
+        self._unkept[entry] = reason
+        self._remind_at = 0.0
+
+    def remind(self) -> None:
+        """Name the entries that are left out, once a minute: their tasks never run, which nobody may overlook."""
+        if not self._unkept or self._now() < self._remind_at:
+            return
+        self._remind_at = self._now() + _REMIND_AGAIN
+        entry, reason = next(iter(self._unkept.items()))
+        logger.error("%d of this schedule's entries are not sent, because the ledger can't keep claims of them: %s. "
+                     "What stops %s: %s", len(self._unkept), shown_names(self._unkept), shown(entry), reason)  # fmt: skip
 
     def _write(self, write: Callable[[], Result], *, if_unavailable: Result) -> Result:
         if self._behind and self._now() < self._ask_again_at:
@@ -198,12 +244,15 @@ class Claims:
             raise LeadershipLost(f"the term {self._token} is over: the ledger is left to the next one")
         found = self._ledger.open(self._token)
         for batch in batches(known):
-            self._ledger.restore(self._token, batch)
-        for batch in batches([claim for claim in known if claim.sent]):
+            self._by_halves(self._put_back, batch)
+        for batch in batches([claim for claim in known if claim.sent and self.can_keep(claim.tick.entry)]):
             self._ledger.confirm(self._token, batch)
         self._behind = False
         if news := [claim.tick for claim in found.values() if self._is_news(claim)]:
-            raise UnknownClaims(f"the ledger holds {len(news)} runs that this term does not know ({news[0]}, …)")
+            raise UnknownClaims(
+                f"the ledger holds {len(news)} runs that this term does not know "
+                f"({shown_names([tick.entry for tick in news])})"
+            )
 
     def _is_news(self, claim: Claim) -> bool:
         """Return whether *claim*, found in the ledger, is later than what is known here: a newer would replace it."""

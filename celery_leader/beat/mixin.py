@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -194,6 +194,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
     def _write_back(self, claims: Claims) -> None:
         """Write what the ledger lacks: because it did not answer, or because it lost its data."""
         claims.catch_up()
+        claims.remind()
         if self._monotonic() >= self._probes_at:
             self._probes_at = self._monotonic() + self._settings.lease_duration
             claims.probe()
@@ -245,7 +246,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         ours = [each for each, is_ours in zip(planned, accepted, strict=True) if is_ours]
         for due, run in ours:
             self._put_back(due, run, now)
-        if refused := [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]:
+        refused = [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]
+        if refused := [run for run in refused if outbox.claims.can_keep(run.entry.name)]:
             self._was_refused(outbox, refused)
         return [run.claim for _, run in ours if not run.claim.sent]
 
@@ -298,14 +300,15 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         outbox = self._outbox
         if outbox is None or not self._may_send():
             raise SchedulingError(f"{entry.name}: this process does not lead {self._election!r} any more")
-        if outbox.is_stuck or outbox.claims.waits(entry.name):
-            return  # a newer claim would take the place of the one that waits
+        if outbox.is_stuck or outbox.claims.waits(entry.name) or not outbox.claims.can_keep(entry.name):
+            return  # a newer claim would take the place of the one that waits; what can't be claimed is not sent
         try:
             self._know(outbox.claims, [entry])
             now = self._now()
             run = self._planner.run(entry, now)
             if not outbox.claim([run.claim])[0]:
-                self._was_refused(outbox, [run])
+                if outbox.claims.can_keep(entry.name):
+                    self._was_refused(outbox, [run])
                 return
             if not run.claim.sent:
                 outbox.deliver([run.claim])
@@ -363,7 +366,12 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             return
         now = self._now()
         with StoppedClocks(now) as clocks:
-            self._heap = heap.make(self.schedule.values(), now.timestamp(), partial(self._look, clocks))
+            self._heap = heap.make(self._sendable(), now.timestamp(), partial(self._look, clocks))
+
+    def _sendable(self) -> Iterable[Any]:
+        """Return the entries that may be sent: those whose ticks can be claimed before."""
+        entries: Iterable[Any] = self.schedule.values()
+        return [entry for entry in entries if self._outbox is None or self._outbox.claims.can_keep(entry.name)]
 
     def _monotonic(self) -> float:
         return time.monotonic()

@@ -8,10 +8,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from django.db import connections, transaction
+from django.db import DataError, connections, transaction
 
-from celery_leader.django.models import LedgerTerm, PeriodicRun
-from celery_leader.exceptions import LeadershipLost, RecordNotFound
+from celery_leader.django.models import ENTRY_LENGTH, LedgerTerm, PeriodicRun
+from celery_leader.election.limits import shown
+from celery_leader.exceptions import LeadershipLost, RecordNotFound, UnstorableClaim
 from celery_leader.ledger import Claim, Tick
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class DjangoLedger:
             return {run.entry: self._as_claim(run) for run in self._runs(using)}
 
     def _claim(self, token: int, claims: list[Claim], using: str) -> list[bool]:
-        with self._locked(token, using) as opened:
+        with _telling_what_does_not_fit(), self._locked(token, using) as opened:
             self._require_opened(token, opened)
             return self._store_later(token, claims, using)
 
@@ -89,7 +90,7 @@ class DjangoLedger:
                 last.update(sent=True)
 
     def _restore(self, token: int, claims: list[Claim], using: str) -> None:
-        with self._locked(token, using) as opened:
+        with _telling_what_does_not_fit(), self._locked(token, using) as opened:
             self._move_term(token, opened, using)
             self._store_later(token, claims, using)
 
@@ -161,6 +162,8 @@ class DjangoLedger:
         )
 
     def _as_run(self, token: int, claim: Claim) -> PeriodicRun:
+        if len(claim.tick.entry) > ENTRY_LENGTH:  # MySQL without its strict mode would cut it off, and say nothing
+            raise ValueError(f"the name has {len(claim.tick.entry)} characters")
         return PeriodicRun(
             election=self._name,
             entry=claim.tick.entry,
@@ -182,6 +185,21 @@ class DjangoLedger:
             schedule=run.schedule,
             sent=run.sent,
         )
+
+
+@contextmanager
+def _telling_what_does_not_fit() -> Iterator[None]:
+    """Turn every way in which drivers and databases refuse a value into one.
+
+    Raises:
+        UnstorableClaim: A value does not fit.
+    """
+    try:
+        yield
+    except (DataError, ValueError, OverflowError) as error:
+        raise UnstorableClaim(
+            f"{shown(error)}. Rename the entry: a name has {ENTRY_LENGTH} characters at most, and no NUL in it"
+        ) from error
 
 
 def _batches(entries: Iterable[str], size: int = _BATCH) -> Iterator[list[str]]:

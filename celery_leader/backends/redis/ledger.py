@@ -11,7 +11,7 @@ from typing import Any
 
 from celery_leader.backends.redis.client import RedisClient, damaged
 from celery_leader.exceptions import LeadershipLost, RecordNotFound
-from celery_leader.ledger import Claim, Tick
+from celery_leader.ledger import Claim, Tick, as_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ class RedisLedger:
 
     def forget(self, token: int, entries: Iterable[str]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.forget`."""
-        self._run("forget", token, [f"{_FIELD}{entry}" for entry in entries])
+        self._run("forget", token, [as_utf8(f"{_FIELD}{entry}") for entry in entries])
 
     def close(self) -> None:
         """See :meth:`celery_leader.ledger.Ledger.close`."""
         self._client.close()
 
-    def _run(self, verb: str, token: int, *batches: Sequence[str]) -> list[Any]:
+    def _run(self, verb: str, token: int, *batches: Sequence[bytes]) -> list[Any]:
         """Do *verb* with each of *batches*, at least once; return all results in order."""
         arguments = [[verb, str(token), *batch] for batch in batches or [[]]]
         answers = self._client.run_all("ledger", [self._key], arguments)
@@ -105,11 +105,15 @@ def _due(claim: Claim) -> str:
     return _microseconds(claim.tick.due_at)
 
 
-def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str]]:
-    """Return the script's arguments for *claims*, so many at a time: each one's field and what *encode* makes of it."""
+def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[bytes]]:
+    """Return the script's arguments for *claims*, so many at a time: each one's field and what *encode* makes of it.
+
+    Raises:
+        UnstorableClaim: Something is no text in UTF-8.
+    """
     iterator = iter(claims)
     while batch := list(islice(iterator, _BATCH)):
-        yield [part for claim in batch for part in (f"{_FIELD}{claim.tick.entry}", encode(claim))]
+        yield [as_utf8(part) for claim in batch for part in (f"{_FIELD}{claim.tick.entry}", encode(claim))]
 
 
 def _microseconds(time: datetime) -> str:

@@ -1,0 +1,54 @@
+"""What a store holds is input: the limits of every value that is read from one, and how its text is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timezone
+
+#: The longest duration (seconds): ten years, so that times can be computed with it.
+LONGEST = 10 * 366 * 86_400.0
+#: Tokens, transitions and run counts stay below this: every store, JSON reader and Lua script keeps them exactly, and
+#: none overflows when it adds one.
+TOO_MANY = 2**53
+#: The largest record (bytes).
+LARGEST_RECORD = 64_000
+#: Times lie between these, so that no time zone and no period of a day takes them beyond what a date can hold.
+EARLIEST = datetime(1970, 1, 2, tzinfo=timezone.utc)
+LATEST = datetime(9998, 12, 31, tzinfo=timezone.utc)
+
+_LONGEST_TEXT = 200
+_MOST_NAMES = 3
+
+
+def shown(value: object) -> str:
+    """Return text from a store as a log line, a table or an error may hold it: escaped, and 200 characters at most.
+
+    What a terminal or a reader of logs would obey becomes visible: control characters, line breaks, escape sequences,
+    signs that turn the direction of writing, halves of surrogate pairs.
+
+    Args:
+        value: Text, or bytes that should be; of anything else, its ``str()``.
+    """
+    text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    kept = text[:_LONGEST_TEXT]
+    if not kept.isprintable():
+        kept = repr(kept)[1:-1]
+    is_whole = max(len(text), len(kept)) <= _LONGEST_TEXT
+    return kept if is_whole else f"{kept[: _LONGEST_TEXT - 1]}…"
+
+
+def shown_names(names: Collection[str]) -> str:
+    """Return the first few of *names* for a log line, and how many more there are: there may be a million."""
+    first = [shown(name) for name, _ in zip(names, range(_MOST_NAMES), strict=False)]
+    more = len(names) - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")
+
+
+def is_in_reach(time: datetime) -> bool:
+    """Return whether *time*, which has a zone, can be computed with."""
+    return EARLIEST <= time <= LATEST
+
+
+def is_count(value: object) -> bool:
+    """Return whether *value* is a whole number that every store keeps exactly."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOO_MANY
