@@ -53,7 +53,16 @@ class NotLeader(LeaderError):
 
 
 class LeadershipLost(LeaderError):
-    """A term that was current has ended: a newer one exists or its time is over."""
+    """A term that was current has ended: a newer one exists or its time is over.
+
+    Attributes:
+        cure: What an operator can do, where a store refuses a term because of a newer one that never was; else empty.
+    """
+
+    def __init__(self, message: str = "", *, cure: str = "") -> None:
+        """Say *message*, and keep the *cure*."""
+        super().__init__(*[message] if message else [])
+        self.cure = cure
 
 
 class LeaseExpired(LeaderError):

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from celery_leader.election.limits import shown
+from celery_leader.election.limits import (
+    EARLIEST,
+    LATEST,
+    LONGEST_NAME,
+    TOO_MANY,
+    is_count,
+    is_name,
+    is_time,
+    shown_value,
+)
 from celery_leader.exceptions import UnstorableClaim
 
 
@@ -47,16 +56,38 @@ class Claim:
     sent: bool = False
 
 
-def as_utf8(text: str) -> bytes:
-    """Return *text*, a part of a claim, as stores keep it.
+def require_names(claims: Iterable[Claim]) -> None:
+    """Refuse names that no store has room for, or characters.
 
     Raises:
-        UnstorableClaim: It holds half of a surrogate pair, which no UTF-8 has.
+        UnstorableClaim: The name of an entry is too long, or has half of a surrogate pair.
     """
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise UnstorableClaim(f"{shown(text)} is no text in UTF-8. Rename the entry") from error
+    for claim in claims:
+        if not is_name(claim.tick.entry):
+            raise UnstorableClaim(
+                f"its name has more than {LONGEST_NAME} characters, or one that UTF-8 does not have. Rename the entry"
+            )
+
+
+def require_sound(claim: Claim) -> None:
+    """Refuse a claim that a store holds, and no leader can have written.
+
+    Raises:
+        ValueError: The message says what is wrong.
+    """
+    due_at, claimed_at = claim.tick.due_at, claim.claimed_at
+    if not (is_time(due_at) and is_time(claimed_at)):
+        times = f"due at {shown_value(due_at)}, claimed at {shown_value(claimed_at)}"
+        raise ValueError(f"its times must lie between {EARLIEST:%Y} and {LATEST:%Y}: {times}")
+    if due_at > claimed_at:
+        raise ValueError(f"it is due at {due_at}, and was claimed before that, at {claimed_at}")
+    if not is_count(claim.run_count):
+        raise ValueError(f"its run count must be from 0 to {TOO_MANY - 1}, got {shown_value(claim.run_count)}")
+    for name in (claim.tick.entry, claim.task_id, claim.schedule):
+        if not is_name(name):
+            raise ValueError(f"a text in it must have {LONGEST_NAME} characters at most, got {shown_value(name)}")
+    if not isinstance(claim.sent, bool):
+        raise ValueError(f"it must be sent or not, got {shown_value(claim.sent)}")
 
 
 class Ledger(Protocol):
@@ -71,7 +102,9 @@ class Ledger(Protocol):
     def open(self, token: int) -> Mapping[str, Claim]:
         """Take the ledger over for the term *token* and return the last claim of each entry, by entry name.
 
-        From now on no lower token changes anything.
+        From now on no lower token changes anything. Claims that can't be read, or that no leader can have written (see
+        :func:`require_sound`), are removed and named in the log. A large ledger is read in parts, each of which takes
+        no longer than a call may.
 
         Raises:
             LeadershipLost: A higher token has opened it already.

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from celery_leader.election import ElectionConfig
+from celery_leader.election.limits import LONGEST
 from celery_leader.exceptions import ConfigurationError
 
 #: The election that application code asks about when it names none.
@@ -18,8 +19,6 @@ DEFAULT_ELECTION = "default"
 #: The election of beats that run as processes of their own; see :attr:`LeaderSettings.beat_election`.
 BEAT_ELECTION = "beat"
 
-#: The longest time (seconds) that a setting may name: ten years, so that times can be computed with it.
-LONGEST = 10 * 366 * 86_400.0
 #: What may become of runs of periodic entries that were due while nobody could send them.
 CATCH_UP_POLICIES = ("latest", "skip", "all")
 

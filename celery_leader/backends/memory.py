@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from celery_leader.backends.effects import Admission
+from celery_leader.backends.reading import Reading
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
-from celery_leader.ledger import Claim, as_utf8
+from celery_leader.ledger import Claim, require_names
 
 
 class MemoryLock:
@@ -97,13 +98,18 @@ class MemoryLedger:
         with self._mutex:
             self._refuse_stale(token)
             self._token = token
+            reading = Reading[str]()
+            for entry in self._claims:
+                reading.take(entry, entry, self._claims.__getitem__, entry)
+            reading.report(f"The ledger of election {self._name!r} in memory")
+            self._claims = reading.claims
             return dict(self._claims)
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
         with self._mutex:
             self._require_opened(token)
-            _require_text(claims)
+            require_names(claims)
             return [self._store_if_later(claim) for claim in claims]
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
@@ -120,7 +126,7 @@ class MemoryLedger:
         with self._mutex:
             self._refuse_stale(token)
             claims = list(claims)
-            _require_text(claims)
+            require_names(claims)
             self._token = token
             for claim in claims:
                 self._store_if_later(claim)
@@ -158,16 +164,6 @@ class MemoryLedger:
             return False
         self._claims[claim.tick.entry] = claim
         return True
-
-
-def _require_text(claims: Iterable[Claim]) -> None:
-    """Refuse what no other store can keep.
-
-    Raises:
-        UnstorableClaim: The name of an entry is no text in UTF-8.
-    """
-    for claim in claims:
-        as_utf8(claim.tick.entry)
 
 
 class MemoryEffects:

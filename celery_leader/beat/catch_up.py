@@ -11,8 +11,9 @@ from typing import Any
 from celery import schedules
 
 from celery_leader.beat.ticks import due_after, is_interval
+from celery_leader.election.limits import LONGEST
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.settings import CATCH_UP_POLICIES, LONGEST, LeaderSettings
+from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
 
 #: What an entry's ``options`` may say to differ from the settings of (nearly) the same names. Its ``headers`` may say
 #: so, too: they are all that django-celery-beat's admin lets one edit freely.

@@ -108,7 +108,7 @@ class Claims:
         return sorted(self._unsent.values(), key=lambda claim: claim.tick.due_at, reverse=newest_first)
 
     def can_keep(self, entry: str) -> bool:
-        """Return whether the ledger can keep claims of *entry*, as far as is known: what can't be claimed is not sent."""
+        """Return False when the ledger has refused a claim of *entry* for its data: it is never sent unclaimed."""
         return entry not in self._unkept
 
     def claim(self, claims: Sequence[Claim]) -> list[bool]:
@@ -215,7 +215,8 @@ class Claims:
         self._remind_at = self._now() + _REMIND_AGAIN
         entry, reason = next(iter(self._unkept.items()))
         logger.error("%d of this schedule's entries are not sent, because the ledger can't keep claims of them: %s. "
-                     "What stops %s: %s", len(self._unkept), shown_names(self._unkept), shown(entry), reason)  # fmt: skip
+                     "What stops %s: %s",
+                     len(self._unkept), shown_names(self._unkept), shown(entry), reason)  # fmt: skip
 
     def _write(self, write: Callable[[], Result], *, if_unavailable: Result) -> Result:
         if self._behind and self._now() < self._ask_again_at:

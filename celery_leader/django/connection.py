@@ -21,6 +21,7 @@ from django.db.utils import load_backend
 
 from celery_leader.backends.session import Session, SessionThread
 from celery_leader.django.options import own_settings, session_statement
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, LeaderError, LockUnavailable
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class OwnConnection(Session[str]):
             raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
         except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
-            raise LockUnavailable(f"{self.describe()} gave no answer: {cause}{self._cure(cause)}") from error
+            raise LockUnavailable(f"{self.describe()} gave no answer: {shown(cause)}{self._cure(cause)}") from error
 
     def _cure(self, cause: str) -> str:
         """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""
@@ -114,6 +115,8 @@ class _ConnectionThread(SessionThread[str]):
         self._wrapper = wrapper = new_wrapper(self._settings(), self._using)
         connections[self._using] = wrapper
         wrapper.ensure_connection()
+        if wrapper.vendor == "sqlite":  # the others hold no text but UTF-8; this one fails on all rows by one that does
+            wrapper.connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         self._socket = second_handle(wrapper.connection)
         if statement := self._timeout and session_statement(wrapper, self._timeout):
             with wrapper.cursor() as cursor:

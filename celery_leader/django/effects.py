@@ -100,7 +100,7 @@ class DjangoEffects:
             if seen is None:  # released since
                 _rows(using).bulk_create([row], ignore_conflicts=True)
                 continue
-            wait = (seen.ends_at - seen.now) / timedelta(seconds=1)
+            wait = (seen.ends_at - seen.now) / timedelta(seconds=1) if seen.ends_at else 0.0  # nobody wrote such a time
             if seen.done and wait > 0:
                 return Admission(is_done=True)
             if seen.owner == owner and not seen.done and wait > 0:
@@ -108,7 +108,9 @@ class DjangoEffects:
             if wait > 0:
                 return Admission(wait=wait)
             # Whoever has ended can still be the first to write the row: it must be as it was seen.
-            ended = _rows(using).filter(pk=name, owner=seen.owner, done=seen.done, ends_at=seen.ends_at)
+            ended = _rows(using).filter(pk=name, owner=seen.owner, done=seen.done)
+            if seen.ends_at:
+                ended = ended.filter(ends_at=seen.ends_at)
             if ended.update(owner=owner, done=False, ends_at=_in(seconds)):
                 return Admission(may_run=True)
         return Admission(wait=max(0.0, wait))  # others are faster; one of them has it

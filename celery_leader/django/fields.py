@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 
 from django.db import models
 
+from celery_leader.election.limits import EARLIEST, LATEST
+
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models.sql.compiler import SQLCompiler
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 else:
     CharField = models.CharField
     DateTimeField = models.DateTimeField
+
+
+_FIRST, _LAST = (f"{limit:%Y-%m-%d %H:%M:%S}" for limit in (EARLIEST, LATEST))
 
 
 class ExactCharField(CharField):
@@ -35,8 +40,21 @@ class UtcDateTimeField(DateTimeField):
     """A moment, to the microsecond: aware and in UTC in Python, UTC in the database.
 
     Django's own field follows ``USE_TZ``, ``TIME_ZONE`` and the alias's ``TIME_ZONE``: with some of them it writes
-    local times, which name two moments in one hour of each year.
+    local times, which name two moments in one hour of each year. A value that no date can hold is read as None.
     """
+
+    def select_format(self, compiler: SQLCompiler, sql: str, params: Any) -> Any:
+        """Read as NULL what no date can hold: infinity, years before Christ, zeros, in SQLite any text.
+
+        Drivers fail on such a value, and with it on all rows that a query returns.
+        """
+        if compiler.connection.vendor == "postgresql":
+            condition, times = f"{sql} BETWEEN TIMESTAMPTZ '{_FIRST}+00' AND TIMESTAMPTZ '{_LAST}+00'", 2
+        elif compiler.connection.vendor == "sqlite":  # whose DATE() knows how many days a month has
+            condition, times = f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}' AND DATE({sql}) = SUBSTR({sql}, 1, 10)", 4
+        else:
+            condition, times = f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}'", 2
+        return f"CASE WHEN {condition} THEN {sql} END", [*params] * times
 
     def get_prep_value(self, value: Any) -> Any:
         """Return *value*, a moment, unchanged; a naive one is UTC."""

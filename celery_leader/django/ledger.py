@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING
 
 from django.db import DataError, connections, transaction
 
+from celery_leader.backends.reading import Reading
 from celery_leader.django.models import ENTRY_LENGTH, LedgerTerm, PeriodicRun
-from celery_leader.election.limits import shown
-from celery_leader.exceptions import LeadershipLost, RecordNotFound, UnstorableClaim
+from celery_leader.election.limits import TOO_MANY, is_count, shown, shown_value
+from celery_leader.exceptions import LeadershipLost, RecordDamaged, RecordNotFound, UnstorableClaim
 from celery_leader.ledger import Claim, Tick
 
 if TYPE_CHECKING:
-    from django.db.models import QuerySet
+    from datetime import datetime
+
+    from django.db.models import Model, QuerySet
 
     from celery_leader.django.connection import OwnConnection
 
 #: How many entries one statement names: SQLite admits 999 parameters.
 _BATCH = 500
+#: How many rows are read in one call.
+_PAGE = 2000
 
 _WRITTEN = ["due_at", "token", "task_id", "run_count", "claimed_at", "schedule", "sent"]
 
@@ -42,7 +47,17 @@ class DjangoLedger:
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
-        return self._connection.run(partial(self._open, token))
+        self._connection.run(partial(self._open, token))
+        reading = Reading[int]()
+        last = 0
+        while page := self._connection.run(partial(self._page, token, last)):
+            for run in page:
+                reading.take(run.pk, run.entry, self._as_claim, run)
+            last = page[-1].pk
+        if reading.damaged:
+            self._connection.run(partial(self._drop, token, list(reading.damaged)))
+        reading.report(f"{self.describe()}, table {_table_of(PeriodicRun)}")
+        return reading.claims
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
@@ -70,10 +85,19 @@ class DjangoLedger:
 
     # -- transactions ------------------------------------------------------------------------------------------
 
-    def _open(self, token: int, using: str) -> dict[str, Claim]:
+    def _open(self, token: int, using: str) -> None:
         with self._locked(token, using) as opened:
             self._move_term(token, opened, using)
-            return {run.entry: self._as_claim(run) for run in self._runs(using)}
+
+    def _page(self, token: int, after: int, using: str) -> list[PeriodicRun]:
+        """Return the rows that follow the one with the key *after*, so many as a call has time for."""
+        with self._locked(token, using):
+            return list(self._runs(using).filter(pk__gt=after).order_by("pk")[:_PAGE])
+
+    def _drop(self, token: int, keys: list[int], using: str) -> None:
+        with self._locked(token, using):
+            for start in range(0, len(keys), _BATCH):
+                self._runs(using).filter(pk__in=keys[start : start + _BATCH]).delete()
 
     def _claim(self, token: int, claims: list[Claim], using: str) -> list[bool]:
         with _telling_what_does_not_fit(), self._locked(token, using) as opened:
@@ -107,15 +131,26 @@ class DjangoLedger:
 
         Raises:
             LeadershipLost: It is a later one than *token*.
+            RecordDamaged: It is none that a term can have.
         """
         with transaction.atomic(using=using, durable=True):
             term = LedgerTerm.objects.using(using).select_for_update().filter(pk=self._name)
             opened = term.values_list("token", flat=True).first()
-            if opened is not None and token < opened:
-                raise LeadershipLost(
-                    f"Election {self._election!r}: the ledger was opened by token {opened}; {token} is over"
-                )
+            if opened is not None:
+                self._refuse_stale(token, opened)
             yield opened
+
+    def _refuse_stale(self, token: int, opened: int) -> None:
+        cure = f"delete the row {self._name!r} of the table {_table_of(LedgerTerm)}"
+        if not is_count(opened):
+            raise RecordDamaged(
+                f"{self.describe()}: the token of its ledger is {shown_value(opened)}, and must be below {TOO_MANY}. "
+                f"The cure: {cure}"
+            )
+        if token < opened:
+            raise LeadershipLost(
+                f"Election {self._election!r}: the ledger was opened by token {opened}; {token} is over", cure=cure
+            )
 
     def _require_opened(self, token: int, opened: int | None) -> None:
         if opened != token:
@@ -135,14 +170,15 @@ class DjangoLedger:
 
     def _store_later(self, token: int, claims: list[Claim], using: str) -> list[bool]:
         """Store those of *claims* that are later than their entry's last; return for each whether it is."""
-        last = {}
+        last: dict[str, datetime | None] = {}
         for entries in _batches({claim.tick.entry for claim in claims}):
             last.update(self._runs(using).filter(entry__in=entries).values_list("entry", "due_at"))
         later: dict[str, Claim] = {}
         results = []
         for claim in claims:
             entry, due_at = claim.tick.entry, claim.tick.due_at
-            is_later = entry not in last or last[entry] < due_at
+            known = last.get(entry)  # none, too, where the row has no time that can be read
+            is_later = known is None or known < due_at
             if is_later:
                 later[entry], last[entry] = claim, due_at
             results.append(is_later)
@@ -185,6 +221,10 @@ class DjangoLedger:
             schedule=run.schedule,
             sent=run.sent,
         )
+
+
+def _table_of(model: type[Model]) -> str:
+    return model._meta.db_table  # noqa: SLF001 - documented, for all its underscore
 
 
 @contextmanager

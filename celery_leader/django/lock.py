@@ -14,6 +14,7 @@ from celery_leader.django.models import Election, Fence
 from celery_leader.django.notices import PostgresListener, channel_of, notify
 from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class DjangoLock:
         except (ValueError, TypeError, OverflowError) as error:
             table = Election._meta.db_table  # noqa: SLF001 - documented, for all its underscore
             raise RecordDamaged(
-                f"{self.describe()}: row {self._name!r} of table {table} is not an election's record: {error}. "
+                f"{self.describe()}: row {self._name!r} of table {table} is not an election's record: {shown(error)}. "
                 "Mend the row or delete it; the election then goes on."
             ) from error
 

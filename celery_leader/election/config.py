@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import socket
 from dataclasses import dataclass
 
+from celery_leader.election.limits import LONGEST, LONGEST_NAME, is_name, shown_value
 from celery_leader.exceptions import ConfigurationError
 
 
@@ -18,7 +18,9 @@ def new_identity(nodename: str | None = None) -> str:
         nodename: Celery's name of the worker (``celery@web-1``); the host's name when omitted.
             A bare host name is never enough: two workers of one host would renew each other's lease.
     """
-    return f"{nodename or socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    name = nodename or socket.gethostname()
+    readable = name.encode(errors="backslashreplace").decode()  # what a command line had that is no UTF-8
+    return f"{readable}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,21 @@ class ElectionConfig:
             raise ConfigurationError(f"Election {self.name!r} can't be held: " + "; ".join(problems) + ".")
 
     def _problems(self) -> list[str]:
-        names = [field for field in ("name", "identity") if not _is_text(getattr(self, field))]
+        names = [
+            field for field in ("name", "identity") if not getattr(self, field) or not is_name(getattr(self, field))
+        ]
         wrong = [field for field in _DURATIONS if not _is_positive(getattr(self, field))]
-        problems = [f"{field} must be a text and not empty, got {getattr(self, field)!r}" for field in names]
-        problems += [f"{field} must be a positive, finite number, got {getattr(self, field)!r}" for field in wrong]
+        problems = [self._problem(field, f"text of 1 to {LONGEST_NAME} characters of UTF-8") for field in names]
+        problems += (
+            []
+            if is_name(self.deployment)
+            else [self._problem("deployment", f"text of {LONGEST_NAME} characters of UTF-8 at most")]
+        )
+        problems += [self._problem(field, f"a positive number, {LONGEST:.0f} (ten years) at most") for field in wrong]
         return problems if wrong else problems + self._impossible_timings()
+
+    def _problem(self, field: str, expected: str) -> str:
+        return f"{field} must be {expected}, got {shown_value(getattr(self, field))}"
 
     def _impossible_timings(self) -> list[str]:
         problems = []
@@ -83,11 +95,5 @@ class ElectionConfig:
 _DURATIONS = ("lease_duration", "renew_deadline", "retry_period", "jitter_factor")
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
 def _is_positive(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LONGEST

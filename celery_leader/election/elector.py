@@ -24,30 +24,25 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 
 from celery_leader.election.alarm import in_words
 from celery_leader.election.clock import Clock, DistinctTimes, SystemClock
 from celery_leader.election.config import ElectionConfig
+from celery_leader.election.limits import TOO_MANY, shown
 from celery_leader.election.lock import Lock, StoredRecord
+from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
 from celery_leader.election.reports import Reports
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust, next_token
-from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordNotFound
+from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
 
 logger = logging.getLogger(__name__)
 
 #: Followers that saw a record change at one moment take it over within this part of a retry period: no herd.
 TAKEOVER_SPREAD = 0.05
-
-
-@dataclass(frozen=True)
-class _Observation:
-    """What the store held, and when (monotonic seconds) this candidate first saw it so."""
-
-    stored: StoredRecord
-    since: float
 
 
 class LeaderElector:
@@ -90,7 +85,7 @@ class LeaderElector:
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
-        self._observed: _Observation | None = None
+        self._observed: Observation | None = None
         self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
@@ -258,7 +253,7 @@ class LeaderElector:
         if not record.holder_identity or self._observed is None:
             return ""
         silent = self._clock.monotonic() - self._observed.since
-        return f"it took over from {record.holder_identity}, which has not renewed for {in_words(silent)}"
+        return f"it took over from {shown(record.holder_identity)}, which has not renewed for {in_words(silent)}"
 
     def _only_look(self) -> None:
         with contextlib.suppress(RecordNotFound):
@@ -269,7 +264,7 @@ class LeaderElector:
         stored = self.lock.get()
         self._observe(stored)
         if not self._is_mine(stored.record):
-            holder = stored.record.holder_identity or "nobody"
+            holder = shown(stored.record.holder_identity) or "nobody"
             self._end(StopReason.LOST, f"the record names {holder} (token {stored.record.fencing_token})")
         return stored
 
@@ -285,22 +280,39 @@ class LeaderElector:
         known = self.observed_record
         if self._trust and known:
             return self._write(self._mine(known), None)
-        if self._is_taken():
+        if self._is_taken(is_gone=True):
             return None
         cause = "the record that it had seen is gone from the store" if known else ""
         return self._write_new_term(known.leader_transitions + 1 if known else 0, None, cause)
 
     def _write_new_term(self, transitions: int, previous: StoredRecord | None, cause: str = "") -> StoredRecord:
         now = self._clock.utcnow()
-        token = self._highest_token = next_token(self._highest_token, now)
+        token = self._highest_token = self._new_token(now, previous)
         self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
         self._cause = cause
+        transitions = min(transitions, TOO_MANY - 1)
         record = self._mine(ElectionRecord(acquire_time=now, leader_transitions=transitions, fencing_token=token))
         try:
             return self._write(record, previous)
         except RecordConflict:
             self._term = None
             raise
+
+    def _new_token(self, now: datetime, previous: StoredRecord | None) -> int:
+        """Return the next term's token. A record that left no room for one is forgotten once it is gone.
+
+        Raises:
+            RecordDamaged: The record leaves no room for another token.
+        """
+        token = next_token(self._highest_token, now)
+        if token < TOO_MANY:
+            return token
+        if previous is None:
+            return next_token(0, now)
+        raise RecordDamaged(
+            f"{self.lock.describe()}: the token {self._highest_token} leaves no room for the next one. "
+            "Delete the record; the election then goes on"
+        )
 
     def _mine(self, record: ElectionRecord) -> ElectionRecord:
         """Return *record* with what every write of a leader sets."""
@@ -365,22 +377,37 @@ class LeaderElector:
         theirs = record.deployment if record and record.holder_identity else ""
         return theirs if self.config.deployment and theirs != self.config.deployment else ""
 
-    def _is_taken(self) -> bool:
-        """Return whether this candidate must leave the record to its holder, or may not take it at all."""
-        return self.candidacy is not Candidacy.CONTEND or self._lease_left() > 0
+    def _is_taken(self, *, is_gone: bool = False) -> bool:
+        """Return whether this candidate must leave the record to its holder, or may not take it at all.
 
-    def _lease_left(self) -> float:
+        Args:
+            is_gone: The record was there and has vanished.
+        """
+        return self.candidacy is not Candidacy.CONTEND or self._lease_left(is_gone=is_gone) > 0
+
+    def _lease_left(self, *, is_gone: bool = False) -> float:
         """Return for how many seconds more the record must be left to its holder, at most 0 when it need not be."""
-        if self._observed is None or not self._observed.stored.record.holder_identity:
+        if self._observed is None:
             return 0.0
-        # The record's own lease, not mine: candidates may be configured differently.
-        return self._observed.stored.record.lease_duration - (self._clock.monotonic() - self._observed.since)
+        now = self._clock.monotonic()
+        return self._observed.lease_left(now, own_lease=self.config.lease_duration, is_gone=is_gone)
 
     def _observe(self, stored: StoredRecord) -> None:
         """Remember what the store holds; its age starts anew when it changed, at a moment after the change."""
         self._highest_token = max(self._highest_token, stored.record.fencing_token)
         if self._observed is None or self._observed.stored != stored:
-            self._observed = _Observation(stored, self._clock.monotonic())
+            known = self.observed_record
+            self._observed = Observation(stored, self._clock.monotonic())
+            if known is None or known.lease_duration != stored.record.lease_duration:
+                self._warn_of_lease(self._observed)
+
+    def _warn_of_lease(self, observed: Observation) -> None:
+        if observed.asks_too_much(self.config.lease_duration):
+            record = observed.stored.record
+            logger.warning("Election %r: the record of %s asks for a lease of %.0f s. Nobody takes over before it has "
+                           "been unchanged for so long. If that is not meant, delete the record: %s",
+                           self.config.name, shown(record.holder_identity), record.lease_duration, self.lock.describe(),
+                           )  # fmt: skip
 
     # -- terms -------------------------------------------------------------------------------------------------
 

@@ -10,10 +10,12 @@ LONGEST = 10 * 366 * 86_400.0
 #: Tokens, transitions and run counts stay below this: every store, JSON reader and Lua script keeps them exactly, and
 #: none overflows when it adds one.
 TOO_MANY = 2**53
-#: The largest record (bytes).
+#: The largest record (bytes), and the longest name of an election, a candidate or a deployment (characters): two of
+#: them fit into a record, in whose JSON a character may take twelve bytes.
 LARGEST_RECORD = 64_000
-#: Times lie between these, so that no time zone and no period of a day takes them beyond what a date can hold.
-EARLIEST = datetime(1970, 1, 2, tzinfo=timezone.utc)
+LONGEST_NAME = 2_000
+#: Times lie between these, so that no time zone takes them beyond what a date can hold.
+EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LATEST = datetime(9998, 12, 31, tzinfo=timezone.utc)
 
 _LONGEST_TEXT = 200
@@ -37,18 +39,37 @@ def shown(value: object) -> str:
     return kept if is_whole else f"{kept[: _LONGEST_TEXT - 1]}…"
 
 
-def shown_names(names: Collection[str]) -> str:
+def shown_value(value: object) -> str:
+    """Return a value that should not be there, whatever it is, as an error's message may hold it."""
+    try:
+        return shown(repr(value))
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists
+        return f"one of type {type(value).__name__} that is too large to show"
+
+
+def shown_names(names: Collection[str | bytes]) -> str:
     """Return the first few of *names* for a log line, and how many more there are: there may be a million."""
     first = [shown(name) for name, _ in zip(names, range(_MOST_NAMES), strict=False)]
     more = len(names) - len(first)
     return ", ".join(first) + (f" and {more:,} more" if more else "")
 
 
-def is_in_reach(time: datetime) -> bool:
-    """Return whether *time*, which has a zone, can be computed with."""
-    return EARLIEST <= time <= LATEST
+def is_time(value: object) -> bool:
+    """Return whether *value* is a time with a zone that can be computed with."""
+    return isinstance(value, datetime) and value.tzinfo is not None and EARLIEST <= value <= LATEST
 
 
 def is_count(value: object) -> bool:
     """Return whether *value* is a whole number that every store keeps exactly."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOO_MANY
+
+
+def is_name(value: object) -> bool:
+    """Return whether *value* is text that may name an election or a candidate: UTF-8 of a length that fits a record."""
+    if not isinstance(value, str) or len(value) > LONGEST_NAME:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True

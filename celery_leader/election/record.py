@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
+
+from celery_leader.election.limits import (
+    EARLIEST,
+    LARGEST_RECORD,
+    LATEST,
+    LONGEST,
+    LONGEST_NAME,
+    TOO_MANY,
+    is_count,
+    is_name,
+    is_time,
+    shown_value,
+)
 
 #: How long (seconds) the record of a released lease says that it lasts: as good as over, for any reader of it.
 RELEASED_LEASE = 1.0
@@ -29,7 +42,8 @@ class ElectionRecord:
         deployment: What the holder belongs to; see :class:`~celery_leader.election.ElectionConfig`.
 
     Raises:
-        ValueError: A field has a value that no elector writes: the record is damaged.
+        ValueError: A field has a value that no elector writes (see :mod:`celery_leader.election.limits`): the record is
+            damaged. The message names the field and shows the value.
     """
 
     holder_identity: str = ""
@@ -42,15 +56,10 @@ class ElectionRecord:
 
     def __post_init__(self) -> None:
         """Refuse values that no elector writes."""
-        for field in ("holder_identity", "deployment"):
-            if not isinstance(getattr(self, field), str):
-                raise ValueError(f"{field} must be text, got {getattr(self, field)!r}")
-        if not _is_number(self.lease_duration) or not math.isfinite(self.lease_duration) or self.lease_duration < 0:
-            raise ValueError(f"lease_duration must be a number of seconds from 0 up, got {self.lease_duration!r}")
-        for field in ("leader_transitions", "fencing_token"):
+        for field, (is_good, expected) in _RULES.items():
             value = getattr(self, field)
-            if not _is_number(value) or not math.isfinite(value) or value != int(value) or value < 0:
-                raise ValueError(f"{field} must be a whole number from 0 up, got {value!r}")
+            if not is_good(value):
+                raise ValueError(f"{field} must be {expected}, got {shown_value(value)}")
 
     def released(self, now: datetime) -> ElectionRecord:
         """Return the record that the holder leaves behind: nobody's, with the token that the next one must exceed."""
@@ -82,7 +91,7 @@ class ElectionRecord:
             ValueError: It is not a record; the message says in what.
         """
         if isinstance(values, (str, bytes)):
-            values = json.loads(values)
+            values = _parsed(values)
         if not isinstance(values, dict):
             raise ValueError(f"an election's record is a JSON object, got {type(values).__name__}")
         missing = {"holder_identity", "lease_duration", "fencing_token"} - values.keys()
@@ -99,15 +108,43 @@ class ElectionRecord:
         )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _parsed(text: str | bytes) -> object:
+    if len(text) > LARGEST_RECORD:
+        raise ValueError(f"an election's record has {LARGEST_RECORD} bytes at most, got {len(text)}")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("an election's record is one JSON object, got many in one another") from None
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
+
+
+def _is_time_or_none(value: object) -> bool:
+    return value is None or is_time(value)
+
+
+_NAME = f"text in UTF-8 of {LONGEST_NAME} characters at most"
+_COUNT = f"a whole number from 0 to {TOO_MANY - 1}"
+_TIME = f"a time between {EARLIEST:%Y} and {LATEST:%Y} with its zone, or none"
+_RULES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "holder_identity": (is_name, _NAME),
+    "lease_duration": (_is_duration, f"a number of seconds from 0 to {LONGEST:.0f} (ten years)"),
+    "acquire_time": (_is_time_or_none, _TIME),
+    "renew_time": (_is_time_or_none, _TIME),
+    "leader_transitions": (is_count, _COUNT),
+    "fencing_token": (is_count, _COUNT),
+    "deployment": (is_name, _NAME),
+}
 
 
 def _token_from_text(value: object) -> int:
-    try:
-        return int(str(value))
-    except ValueError:
-        raise ValueError(f"fencing_token must be a whole number from 0 up, got {value!r}") from None
+    """Return the token that *value* says: digits, or a number of JSON's."""
+    digits = value if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError(f"fencing_token must be {_COUNT}, got {shown_value(value)}")
+    return int(digits)
 
 
 def _time_to_text(value: datetime | None) -> str | None:
@@ -118,6 +155,6 @@ def _time_from_text(value: object) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ValueError(f"a time is ISO 8601 text, got {value!r}")
+        raise ValueError(f"a time is ISO 8601 text, got {shown_value(value)}")
     time = datetime.fromisoformat(value)
     return time if time.tzinfo else time.replace(tzinfo=timezone.utc)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.election.config import ElectionConfig
+from celery_leader.election.limits import shown
 from celery_leader.election.observers import Observer, Observers
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
@@ -81,7 +82,7 @@ class Reports:
             return
         self._leader = identity
         if identity != self._identity:
-            logger.info("Election %r: the leader is now %s", self._election, identity or "nobody")
+            logger.info("Election %r: the leader is now %s", self._election, shown(identity) or "nobody")
         self.observers.tell("new_leader", identity)
 
     # -- wrong states ------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ class Reports:
         """Somebody leads at *now*, as far as this candidate can tell."""
         if (lasted := self._no_leader.over(now)) is not None:
             logger.warning("Election %r: %s leads after nobody had led for %s",
-                           self._election, self._leader, in_words(lasted))  # fmt: skip
+                           self._election, shown(self._leader), in_words(lasted))  # fmt: skip
 
     def leaderless(self, candidacy: Candidacy, now: float) -> None:
         """Nobody leads at *now*, and this candidate did not get the lease either."""
@@ -136,7 +137,7 @@ class Reports:
                 "Election %r: its record in %s is held by %s, which belongs to another deployment: %s. This one is %s. "
                 "Two deployments under one key are led as one, and the schedule of one is NOT sent. Give each its own "
                 "leader_key_prefix; if they are one deployment, give its workers the same leader_key_prefix.",
-                self._election, self._store, self._leader, deployment, self._deployment,
+                self._election, self._store, shown(self._leader), shown(deployment), self._deployment,
             )  # fmt: skip
 
     def _log(self, level: int, what: str, term: Term) -> None:

@@ -120,30 +120,97 @@ def test_a_key_of_another_type_is_told_of_and_left_alone(server: RedisServer, ra
     ledger.close()
 
 
+GOOD, LATER = "1763888400654321", "221845392000000000"  # microseconds: in 2025, in the year 9000
+DAMAGED_CLAIMS = {
+    "not a claim": b"rubbish",
+    "empty": b"",
+    "no UTF-8": f"{GOOD}|1|{GOOD}|1|2|id".encode() + b"\xff",
+    "due too late for a date": b"9" * 30 + f"|1|{GOOD}|1|2|id".encode(),
+    "due with more digits than Python reads": b"9" * 5000 + f"|1|{GOOD}|1|2|id".encode(),
+    "due after it was claimed": f"{LATER}|1|{GOOD}|1|2|id".encode(),
+    "claimed in the year 9999": f"{GOOD}|1|253402300799999999|1|2|id".encode(),
+    "claimed in the year 1": f"{GOOD}|1|-62135596800000000|1|2|id".encode(),
+    "too many runs": f"{GOOD}|1|{GOOD}|9223372036854775807|2|id".encode(),
+    "a negative number of runs": f"{GOOD}|1|{GOOD}|-1|2|id".encode(),
+    "neither sent nor not": f"{GOOD}|7|{GOOD}|1|2|id".encode(),
+    "an id longer than all": f"{GOOD}|1|{GOOD}|1|99|id".encode(),
+    "an id of minus one": f"{GOOD}|1|{GOOD}|1|-1|id".encode(),
+    "megabytes": f"{GOOD}|1|{GOOD}|1|2|id".encode() + b"x" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("value", DAMAGED_CLAIMS.values(), ids=DAMAGED_CLAIMS)
 def test_a_damaged_claim_harms_no_other(
-    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture, value: bytes
 ) -> None:
-    """It is logged and counts for nothing; the rest is read, and the entry can be claimed."""
+    """The rest is read. It is named in one line and removed, so that a new claim takes its place."""
     ledger = backend_of(server).ledger("default")
     ledger.open(1)
     ledger.claim(1, [sample_claim("good", 1)])
-    raw.hset(LEDGER, "entry:bad", "rubbish")
-    assert set(ledger.open(1)) == {"good"}
-    assert "'bad'" in caplog.text
-    assert list(ledger.claim(1, [sample_claim("bad", 1)])) == [True]
+    raw.hset(LEDGER, "entry:bad\x1b[31m", value)
+    assert dict(ledger.open(1)) == {"good": sample_claim("good", 1)}
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert "1 damaged claim(s) removed" in told
+    assert "bad\\x1b[31m" in told
+    assert LEDGER in told
+    assert told.isprintable()
+    assert len(told) < 800
+    assert list(ledger.claim(1, [sample_claim("bad\x1b[31m", 1)])) == [True]
+    assert set(ledger.open(1)) == {"good", "bad\x1b[31m"}
     ledger.close()
 
 
-def test_a_damaged_token_of_a_ledger_is_told_of_and_left_alone(server: RedisServer, raw: redis.Redis) -> None:
-    """It is no newer term: a leader that stepped down for it would step down for ever."""
+def test_a_field_that_is_no_text_harms_no_claim(
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is removed as an entry's, and left alone as anything else."""
     ledger = backend_of(server).ledger("default")
     ledger.open(1)
-    raw.hset(LEDGER, "token", "many")
+    ledger.claim(1, [sample_claim("good", 1)])
+    claim = raw.hget(LEDGER, "entry:good")
+    raw.hset(LEDGER, mapping={b"entry:\xff": claim, b"\xff": b"\xff"})  # type: ignore[dict-item]
+    assert set(ledger.open(1)) == {"good"}
+    assert "\\xff" in caplog.text
+    assert set(raw.hkeys(LEDGER)) == {b"token", b"entry:good", b"\xff"}
+    ledger.close()
+
+
+def test_a_great_many_damaged_claims_are_one_line(
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no call takes longer for them."""
+    ledger = backend_of(server).ledger("default")
+    ledger.open(1)
+    raw.hset(LEDGER, mapping={f"entry:{number}": "rubbish" for number in range(20_000)})
+    assert not ledger.open(1)
+    (told,) = [each.getMessage() for each in caplog.records]
+    assert "20000 damaged claim(s)" in told
+    assert len(told) < 800
+    assert raw.hkeys(LEDGER) == [b"token"]
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [b"many", b"", b"\xff\x1b[31m", b"9007199254740992", b"%d" % 2**1024, b"9" * 1_000_000],
+    ids=lambda t: t[:20],
+)
+def test_a_damaged_token_of_a_ledger_is_told_of_and_left_alone(
+    server: RedisServer, raw: redis.Redis, token: bytes
+) -> None:
+    """It is no newer term: a leader that stepped down for it would step down for ever. The cure cures."""
+    match = r"celery-leader:\{default\}:ledger.*redis-cli HDEL 'celery-leader:\{default\}:ledger' token"
+    ledger = backend_of(server).ledger("default")
+    ledger.open(1)
+    raw.hset(LEDGER, "token", token)
     calls: list[Callable[[], object]] = [lambda: ledger.open(2), lambda: ledger.claim(1, [sample_claim()])]
     for call in calls:
-        with pytest.raises(RecordDamaged, match=r"celery-leader:\{default\}:ledger.*'many'.*redis-cli DEL"):
+        with pytest.raises(RecordDamaged, match=match) as caught:
             call()
-    assert raw.hgetall(LEDGER) == {b"token": b"many"}
+        assert len(str(caught.value)) < 500
+    assert raw.hgetall(LEDGER) == {b"token": token}
+    raw.hdel(LEDGER, "token")
+    assert ledger.open(2) == {}
     ledger.close()
 
 

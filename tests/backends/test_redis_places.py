@@ -30,7 +30,7 @@ TIMEOUT = 0.8
 SLACK = 0.4
 # The rights that docs/reference/settings.md names.
 RIGHTS = (
-    "-@all +get +set +hget +hset +hdel +hgetall +eval +evalsha +publish +subscribe +unsubscribe "
+    "-@all +get +set +hget +hset +hdel +hscan +eval +evalsha +publish +subscribe +unsubscribe "
     "resetkeys ~celery-leader:* resetchannels &celery-leader:*"
 )
 

@@ -258,7 +258,8 @@ class Fleet:
             "import json, chaos_project as p\n"
             "from celery_leader.settings import LeaderSettings\n"
             "from celery_leader.leadership.campaign import backend_of\n"
-            f"claims = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger({self.election!r}).open(2**62)\n"
+            f"ledger = backend_of(LeaderSettings.from_app(p.app), p.app.main).ledger({self.election!r})\n"
+            "claims = ledger.open(2**53 - 1)\n"
             "print(json.dumps({n: [claim.run_count, claim.sent, claim.task_id] for n, claim in claims.items()}))\n"
         )
         last = json.loads(self._run(sys.executable, "-c", script).splitlines()[-1])

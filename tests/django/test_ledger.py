@@ -72,12 +72,12 @@ def test_names_may_be_long_and_differ_in_case(alias: str, backend_of: Callable[.
 def test_rows_name_term_and_prefix(alias: str, backend_of: Callable[..., Any]) -> None:
     """What an operator sees."""
     ledger = backend_of(alias, prefix="proj").ledger("reports")
-    ledger.open(2**60)
-    ledger.claim(2**60, [sample_claim("tick", 3)])
+    ledger.open(2**50)
+    ledger.claim(2**50, [sample_claim("tick", 3)])
     row = PeriodicRun.objects.using(alias).get()
-    assert (row.election, row.entry, row.token, row.sent) == ("proj:reports", "tick", 2**60, False)
+    assert (row.election, row.entry, row.token, row.sent) == ("proj:reports", "tick", 2**50, False)
     assert str(row) == "tick @ 2026-11-23 09:00:03"
-    assert LedgerTerm.objects.using(alias).get().token == 2**60
+    assert LedgerTerm.objects.using(alias).get().token == 2**50
 
 
 def test_times_are_moments_whatever_the_project_sets(alias: str, backend_of: Callable[..., Any], settings: Any) -> None:

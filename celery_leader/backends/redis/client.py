@@ -16,6 +16,7 @@ from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseErro
 from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.backends.redis.places import OnConnection, Place
 from celery_leader.backends.session import Session, SessionThread
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
 
 T = TypeVar("T")
@@ -123,9 +124,9 @@ class RedisClient(Session[Any]):
                 raise self.is_no_cluster() from error
             if "WRONGTYPE" in str(error):
                 raise damaged(self.place, key, "it holds another type than an election's") from error
-            raise LockUnavailable(f"{self.place.description} refused: {error}") from error
+            raise LockUnavailable(f"{self.place.description} refused: {shown(error)}") from error
         except (RedisError, OSError) as error:
-            cause = str(error) or type(error).__name__
+            cause = shown(error) or type(error).__name__
             raise LockUnavailable(f"{self.place.description} did not answer: {cause}") from error
 
 

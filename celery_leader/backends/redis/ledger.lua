@@ -3,9 +3,12 @@
 -- times are microseconds since the epoch, and of id and schedule each may hold anything.
 -- Numbers stay decimal text: Lua's are doubles, and would round them.
 -- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
--- due time), or only the fields to forget.
--- Returns {"stale", token}, {"lost"}, {"damaged", token}, or {"ok", results...}.
+-- due time), or only the fields to forget, or for a page the cursor (at first "0") and about how many fields.
+-- Returns {"stale", token}, {"lost"}, {"damaged", the token's begin}, or {"ok", results...}; of a page the results are the
+-- next cursor ("0" after the last page), fields and values.
 local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
+
+local GREATEST = '9007199254740991'
 
 local function less(a, b)
   if #a ~= #b then return #a < #b end
@@ -13,14 +16,18 @@ local function less(a, b)
 end
 
 local opened = redis.call('HGET', key, 'token')
-if opened and not string.match(opened, '^%d+$') then return {'damaged', opened} end
+if opened and (not string.match(opened, '^%d+$') or less(GREATEST, opened)) then
+  return {'damaged', string.sub(opened, 1, 200)}
+end
 if opened and less(token, opened) then return {'stale', opened} end
 if (verb == 'claim' or verb == 'confirm') and opened ~= token then return {'lost'} end
 if verb == 'open' or verb == 'restore' then redis.call('HSET', key, 'token', token) end
 
 local results = {'ok'}
-if verb == 'open' then
-  for _, part in ipairs(redis.call('HGETALL', key)) do results[#results + 1] = part end
+if verb == 'page' then
+  local page = redis.call('HSCAN', key, ARGV[3], 'COUNT', ARGV[4])
+  results[2] = page[1]
+  for _, part in ipairs(page[2]) do results[#results + 1] = part end
 elseif verb == 'forget' then
   for i = 3, #ARGV do redis.call('HDEL', key, ARGV[i]) end
 else

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import islice
 from typing import Any
 
-from celery_leader.backends.redis.client import RedisClient, damaged
-from celery_leader.exceptions import LeadershipLost, RecordNotFound
-from celery_leader.ledger import Claim, Tick, as_utf8
-
-logger = logging.getLogger(__name__)
+from celery_leader.backends.reading import Reading
+from celery_leader.backends.redis.client import RedisClient
+from celery_leader.election.limits import TOO_MANY, shown
+from celery_leader.exceptions import LeadershipLost, RecordDamaged, RecordNotFound
+from celery_leader.ledger import Claim, Tick, require_names
 
 _BATCH = 500  # a script holds up all of Redis while it runs
+_PAGE = 500  # about so many fields are read at a time
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_FIELD = "entry:"
+_FIELD = b"entry:"
 
 
 class RedisLedger:
@@ -28,13 +28,35 @@ class RedisLedger:
         self._client = client
         self._election = election
         self._key = key
+        self._cure = f"redis-cli HDEL '{key}' token"
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
-        answer = [_text(part) for part in self._run("open", token)]
-        fields = dict(zip(answer[::2], answer[1::2], strict=True))
-        claims = (self._decode(field, value) for field, value in fields.items() if field.startswith(_FIELD))
-        return {claim.tick.entry: claim for claim in claims if claim}
+        self._run("open", token)
+        reading = Reading[bytes]()
+        for field, value in self._fields(token):
+            if field.startswith(_FIELD):
+                entry = field.removeprefix(_FIELD)
+                reading.take(field, entry, self._decode, entry, value)
+        self._drop(token, list(reading.damaged))
+        reading.report(f"{self._client.place.description} key {self._key}")
+        return reading.claims
+
+    def _fields(self, token: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all fields and their values, some of them twice perhaps.
+
+        So many at a time: Redis does nothing else while it hands them out, and each call has its own time.
+        """
+        cursor: bytes | str = "0"
+        while True:
+            cursor, *parts = self._run("page", token, [cursor, str(_PAGE)])
+            yield from zip(parts[::2], parts[1::2], strict=True)
+            if cursor == b"0":
+                return
+
+    def _drop(self, token: int, fields: Sequence[bytes]) -> None:
+        for start in range(0, len(fields), _BATCH):
+            self._run("forget", token, fields[start : start + _BATCH])
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
@@ -50,49 +72,47 @@ class RedisLedger:
 
     def forget(self, token: int, entries: Iterable[str]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.forget`."""
-        self._run("forget", token, [as_utf8(f"{_FIELD}{entry}") for entry in entries])
+        self._run("forget", token, [_field(entry) for entry in entries])
 
     def close(self) -> None:
         """See :meth:`celery_leader.ledger.Ledger.close`."""
         self._client.close()
 
-    def _run(self, verb: str, token: int, *batches: Sequence[bytes]) -> list[Any]:
+    def _run(self, verb: str, token: int, *batches: Sequence[str | bytes]) -> list[Any]:
         """Do *verb* with each of *batches*, at least once; return all results in order."""
         arguments = [[verb, str(token), *batch] for batch in batches or [[]]]
         answers = self._client.run_all("ledger", [self._key], arguments)
-        return [result for outcome, *results in answers for result in self._checked(_text(outcome), results, token)]
+        return [result for outcome, *results in answers for result in self._checked(outcome, results, token)]
 
-    def _checked(self, outcome: str, results: list[Any], token: int) -> list[Any]:
-        if outcome == "stale":
+    def _checked(self, outcome: bytes, results: list[Any], token: int) -> list[Any]:
+        if outcome == b"stale":
+            opened = int(results[0])
             raise LeadershipLost(
-                f"Election {self._election!r}: the ledger was opened by token {_text(results[0])}; {token} is over"
+                f"Election {self._election!r}: the ledger was opened by token {opened}; {token} is over",
+                cure=self._cure,
             )
-        if outcome == "lost":
+        if outcome == b"lost":
             raise RecordNotFound(f"Election {self._election!r}: the ledger is not as token {token} opened it")
-        if outcome == "damaged":
-            raise damaged(self._client.place, self._key, f"its token is {_text(results[0])!r}")
+        if outcome == b"damaged":
+            raise RecordDamaged(
+                f"{self._client.place.description}: the key {self._key!r} is left as it is: its token is "
+                f"{shown(results[0])}, and must be below {TOO_MANY}. The cure: {self._cure}"
+            )
         return results
 
-    def _decode(self, field: str, value: str) -> Claim | None:
-        """Return the claim in *value*; one that can't be read is no claim, and the next one takes its place."""
-        entry = field.removeprefix(_FIELD)
-        try:
-            due, sent, claimed, run_count, length, rest = value.split("|", 5)
-            due_at, task_id, schedule = _time(due), rest[: int(length)], rest[int(length) :]
-            return Claim(
-                tick=Tick(self._election, entry, due_at),
-                task_id=task_id,
-                run_count=int(run_count),
-                claimed_at=due_at if claimed == due else _time(claimed),
-                schedule=sys.intern(schedule),  # thousands of entries share a few
-                sent=sent == "1",
-            )
-        except (ValueError, OverflowError) as error:
-            logger.warning(
-                "Election %r: the claim of %r in %s can't be read (%s) and counts for nothing: %r",
-                self._election, entry, self._key, error, value,
-            )  # fmt: skip
-            return None
+    def _decode(self, entry: bytes, value: bytes) -> Claim:
+        due, sent, claimed, run_count, length, rest = value.decode().split("|", 5)
+        due_at, split = _time(due), int(length)
+        if not 0 <= split <= len(rest):
+            raise ValueError(f"an id of {split} characters in {len(rest)}")
+        return Claim(
+            tick=Tick(self._election, entry.decode(), due_at),
+            task_id=rest[:split],
+            run_count=int(run_count),
+            claimed_at=due_at if claimed == due else _time(claimed),
+            schedule=sys.intern(rest[split:]),  # thousands of entries share a few
+            sent=bool(("0", "1").index(sent)),
+        )
 
 
 def _encode(claim: Claim) -> str:
@@ -101,19 +121,24 @@ def _encode(claim: Claim) -> str:
     return f"{due}|{claim.sent:d}|{claimed_at}|{claim.run_count}|{len(task_id)}|{task_id}{claim.schedule}"
 
 
+def _field(entry: str) -> bytes:
+    return _FIELD + entry.encode()
+
+
 def _due(claim: Claim) -> str:
     return _microseconds(claim.tick.due_at)
 
 
-def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[bytes]]:
+def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str | bytes]]:
     """Return the script's arguments for *claims*, so many at a time: each one's field and what *encode* makes of it.
 
     Raises:
-        UnstorableClaim: Something is no text in UTF-8.
+        UnstorableClaim: A name is too long, or no text in UTF-8.
     """
     iterator = iter(claims)
     while batch := list(islice(iterator, _BATCH)):
-        yield [as_utf8(part) for claim in batch for part in (f"{_FIELD}{claim.tick.entry}", encode(claim))]
+        require_names(batch)
+        yield [part for claim in batch for part in (_field(claim.tick.entry), encode(claim))]
 
 
 def _microseconds(time: datetime) -> str:
@@ -123,7 +148,3 @@ def _microseconds(time: datetime) -> str:
 
 def _time(microseconds: str) -> datetime:
     return _EPOCH + timedelta(microseconds=int(microseconds))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

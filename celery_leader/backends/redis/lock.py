@@ -14,6 +14,7 @@ from redis.client import PubSub
 from celery_leader.backends.hints import Hints, Listener
 from celery_leader.backends.redis.client import RedisClient, cut, damaged
 from celery_leader.election import ElectionRecord, StoredRecord
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import RecordConflict, RecordNotFound
 
 
@@ -39,7 +40,7 @@ class RedisLock:
         try:
             record = ElectionRecord.from_json(raw)
         except (ValueError, TypeError, OverflowError) as error:
-            raise damaged(self._client.place, self._key, f"it is no election's record ({error})") from error
+            raise damaged(self._client.place, self._key, f"it is no election's record ({shown(error)})") from error
         self._hints.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
@@ -109,4 +110,4 @@ class _RedisListener(Listener):
 
 def _news(subscription: PubSub, timeout: float) -> list[str]:
     message: dict[str, Any] | None = subscription.get_message(timeout=timeout)
-    return [message["data"].decode()] if message else []
+    return [message["data"].decode(errors="replace")] if message else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from celery_leader import election
 from celery_leader.election import StopReason, StoredRecord, Term, Trust, config
 from celery_leader.election import elector as elector_module
 from celery_leader.election.elector import LeaderElector
+from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observers, _Queue
 from celery_leader.election.runner import ElectorThread
 from celery_leader.exceptions import LockUnavailable, RecordNotFound
@@ -189,22 +189,14 @@ def m18_callback_ends_the_elector() -> None:
 @mutant()
 def m19_own_lease() -> None:
     """Judges another's lease by its own configuration."""
-    source = inspect.getsource(LeaderElector._lease_left)
-    assert "self._observed.stored.record.lease_duration" in source
-    lease_left = LeaderElector._lease_left
+    lease_left = Observation.lease_left
 
-    def mistaken(self: LeaderElector) -> float:
-        if self._observed is None:
-            return lease_left(self)
-        before, stored = self._observed, self._observed.stored
-        record = replace(stored.record, lease_duration=self.config.lease_duration)
-        self._observed = replace(before, stored=replace(stored, record=record))
-        try:
-            return lease_left(self)
-        finally:
-            self._observed = before
+    def mistaken(self: Observation, now: float, *, own_lease: float, is_gone: bool = False) -> float:
+        record = replace(self.stored.record, lease_duration=own_lease)
+        changed = replace(self, stored=replace(self.stored, record=record))
+        return lease_left(changed, now, own_lease=own_lease, is_gone=is_gone)
 
-    LeaderElector._lease_left = mistaken
+    Observation.lease_left = mistaken
 
 
 @mutant()
