@@ -51,7 +51,10 @@ class UtcDateTimeField(DateTimeField):
         if compiler.connection.vendor == "postgresql":
             condition, times = f"{sql} BETWEEN TIMESTAMPTZ '{_FIRST}+00' AND TIMESTAMPTZ '{_LAST}+00'", 2
         elif compiler.connection.vendor == "sqlite":  # whose DATE() knows how many days a month has
-            condition, times = f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}' AND DATE({sql}) = SUBSTR({sql}, 1, 10)", 4
+            condition, times = (
+                f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}' AND DATE({sql}, '+0 days') = SUBSTR({sql}, 1, 10)",
+                4,
+            )
         else:
             condition, times = f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}'", 2
         return f"CASE WHEN {condition} THEN {sql} END", [*params] * times

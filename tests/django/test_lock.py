@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 
 from celery_leader.django.models import Election, Fence
 from celery_leader.election import StoredRecord
-from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordDamaged
+from celery_leader.exceptions import LockUnavailable, RecordConflict
 from celery_leader.testing import sample_record
 from tests.django.conftest import race, takeover
 
@@ -59,54 +59,6 @@ class TestRow:
             renewed_at = Election.objects.using(alias).get().renewed_at
             assert abs(renewed_at - datetime.now(timezone.utc)) < timedelta(seconds=30)
             stored = lock.update(stored.record, stored)
-
-    @pytest.mark.parametrize(
-        "values",
-        [{"fencing_token": -1}, {"leader_transitions": -2}, {"lease_duration": -0.5}],
-        ids=lambda values: next(iter(values)),
-    )
-    def test_damaged_is_told_and_left_alone(
-        self, alias: str, backend_of: Callable[..., Any], values: dict[str, Any]
-    ) -> None:
-        """Values that no elector writes are an error that names table, row and cure; nothing overwrites them."""
-        lock = backend_of(alias, prefix="proj").lock()
-        lock.create(sample_record())
-        Election.objects.using(alias).update(**values)
-        with pytest.raises(RecordDamaged, match=r"'proj:default' of table celery_leader_election.*delete"):
-            lock.get()
-        with pytest.raises(RecordConflict):
-            lock.create(sample_record())
-        assert Election.objects.using(alias).filter(**values).exists()
-
-    @pytest.mark.postgres
-    def test_not_a_number_is_damage(self, postgres_alias: str, backend_of: Callable[..., Any]) -> None:
-        """PostgreSQL's columns can hold NaN."""
-        Election.objects.using(postgres_alias).all().delete()
-        lock = backend_of(postgres_alias).lock()
-        lock.create(sample_record())
-        Election.objects.using(postgres_alias).update(lease_duration=float("nan"))
-        with pytest.raises(RecordDamaged, match="nan"):
-            lock.get()
-
-    def test_text_in_a_number_is_damage(self, sqlite_alias: str, backend_of: Callable[..., Any]) -> None:
-        """SQLite's columns can hold anything."""
-        Election.objects.using(sqlite_alias).all().delete()
-        lock = backend_of(sqlite_alias).lock()
-        lock.create(sample_record())
-        for column in ("fencing_token", "lease_duration", "renew_time"):
-            with connections[sqlite_alias].cursor() as cursor:
-                cursor.execute(f"UPDATE celery_leader_election SET {column} = 'much'")
-            with pytest.raises(RecordDamaged, match="celery_leader_election"):
-                lock.get()
-
-    def test_a_token_that_does_not_fit_is_no_answer(self, alias: str, backend_of: Callable[..., Any]) -> None:
-        """Rather than another number: 64 bits are what every database has. The record stays as it is."""
-        lock = backend_of(alias).lock()
-        stored = lock.create(sample_record(fencing_token=2**63 - 1))
-        for token in (2**63, 2**70):
-            with pytest.raises(LockUnavailable):
-                lock.update(sample_record(fencing_token=token), stored)
-        assert lock.get() == stored
 
 
 class TestFence:
