@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 from celery_leader.beat.message import with_options
 from celery_leader.beat.outbox import Outcome
 from celery_leader.beat.termination import CutOff, Termination
+from celery_leader.election.limits import shown
 from celery_leader.ledger import Claim
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         try:
             self._is_publishing = True
             with with_options(entry, claim, token), self._cut_off_in_time():
-                logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
+                logger.info("Scheduler: Sending due task %s (%s)", shown(entry.name), shown(entry.task))
                 super().apply_async(entry, producer=producer, advance=False)
         except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
             cause = error.__context__ if isinstance(error, SchedulingError) else error
@@ -94,12 +95,12 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
         if outcome is Outcome.OUT:
             logger.error("%s, due at %s, can't be sent and is given up: %s",
-                         claim.tick.entry, claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
+                         shown(claim.tick.entry), claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
         else:
             is_told = self._is_broker_away and outcome is Outcome.AWAY  # it is asked each second
             logger.log(logging.DEBUG if is_told else logging.ERROR,
                        "%s, due at %s, stays claimed, the broker does not take it: %s",
-                       claim.tick.entry, claim.tick.due_at, cause)  # fmt: skip
+                       shown(claim.tick.entry), claim.tick.due_at, cause)  # fmt: skip
             self._is_broker_away = outcome is Outcome.AWAY
         return outcome
 

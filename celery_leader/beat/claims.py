@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from celery_leader.election.alarm import Alarm
 from celery_leader.election.limits import shown, shown_names
 from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound, UnstorableClaim
 from celery_leader.ledger import Claim, Ledger
@@ -22,8 +23,6 @@ _PATIENCE = 3.0
 
 #: How many claims go to the ledger in one call.
 BATCH = 500
-#: Entries that are left out are named again after so many seconds.
-_REMIND_AGAIN = 60.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,7 +70,7 @@ class Claims:
         self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
         self._aside: set[str] = set()  # not sent either, and not ours to send
         self._unkept: dict[str, UnstorableClaim] = {}  # by entry, why the ledger can't keep its claims
-        self._remind_at = 0.0
+        self._alarm = Alarm()
         self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
         self._behind_since = 0.0
@@ -128,7 +127,7 @@ class Claims:
             waiting = self._unsent.get(claim.tick.entry)
             if waiting and waiting.tick == claim.tick:
                 del self._unsent[claim.tick.entry]
-        self._write(lambda: self._ledger.confirm(self._token, claims), if_unavailable=None)
+        self._write(lambda: self._ledger.confirm(self._token, self._keepable(claims)), if_unavailable=None)
 
     def start_afresh(self, claims: Iterable[Claim]) -> None:
         """Replace what is known of the entries of *claims*, which are new or have a new schedule."""
@@ -202,17 +201,18 @@ class Claims:
         middle = len(claims) // 2
         return self._by_halves(store, claims[:middle]) + self._by_halves(store, claims[middle:])
 
+    def _keepable(self, claims: Iterable[Claim]) -> list[Claim]:
+        return [claim for claim in claims if self.can_keep(claim.tick.entry)]
+
     def _leave_out(self, entry: str, reason: UnstorableClaim) -> None:
         self._known.pop(entry, None)
         self._unsent.pop(entry, None)
         self._unkept[entry] = reason
-        self._remind_at = 0.0
 
     def remind(self) -> None:
         """Name the entries that are left out, once a minute: their tasks never run, which nobody may overlook."""
-        if not self._unkept or self._now() < self._remind_at:
+        if not self._unkept or self._alarm.due(self._now()) is None:
             return
-        self._remind_at = self._now() + _REMIND_AGAIN
         entry, reason = next(iter(self._unkept.items()))
         logger.error("%d of this schedule's entries are not sent, because the ledger can't keep claims of them: %s. "
                      "What stops %s: %s",
@@ -246,7 +246,7 @@ class Claims:
         found = self._ledger.open(self._token)
         for batch in batches(known):
             self._by_halves(self._put_back, batch)
-        for batch in batches([claim for claim in known if claim.sent and self.can_keep(claim.tick.entry)]):
+        for batch in batches(self._keepable([claim for claim in known if claim.sent])):
             self._ledger.confirm(self._token, batch)
         self._behind = False
         if news := [claim.tick for claim in found.values() if self._is_news(claim)]:

@@ -19,11 +19,13 @@ from celery_leader.beat.broker import PublisherMixin
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
+from celery_leader.beat.reports import TakeoverReports
 from celery_leader.beat.runs import Planner, Run
 from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.beat.ticks import StoppedClocks, utc
 from celery_leader.election import Term
+from celery_leader.election.limits import shown, shown_names, shown_value
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
 from celery_leader.ledger import Claim
@@ -92,6 +94,8 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         self.io_timeout = settings.io_timeout
         self._election = settings.beat_election
         self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
+        patience = settings.election(self._election, identity="-").renew_deadline
+        self._takeover_reports = TakeoverReports(self._election, patience=patience)
         self._ledger = campaign.backend.ledger(self._election) if campaign else None
         self._planner = Planner(app.main or "", self._election, CatchUp.of(settings), self.due_time)
         super().__init__(app, *args, lazy=lazy, **kwargs)
@@ -150,8 +154,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
                 is_trusted=partial(self._trusts, term),
             )
         except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
-            logger.warning("Election %r: beat can't take over yet (token %d): %s",
-                           self._election, term.fencing_token, error)  # fmt: skip
+            self._takeover_reports.failed(term.fencing_token, error, self._monotonic())
             return False
         self._term = term
         self._is_broker_away = False  # what was so in an earlier term was told then
@@ -217,7 +220,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             ours = self._claim(outbox, found, now)
         if ours is not None:
             outbox.deliver(ours)
-            return 0
+            return STANDBY_WAIT if self._heap is None else 0  # what was refused may be refused again: don't spin
         wait = self._heap[0][0] - now.timestamp() if self._heap else self.max_interval
         return float(min(max(0.0, wait), self.max_interval))
 
@@ -227,7 +230,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             clocks.stop(entry.schedule)
             is_due, delay = self.judge(entry, clocks.now, *self.is_due(entry))
         except Exception:  # it must not stop the others
-            logger.exception("When %r is due next can't be told; looking again later", entry.name)
+            logger.exception("When %s is due next can't be told; looking again later", shown_value(entry.name))
             return False, self.max_interval
         if not isinstance(delay, (int, float)):
             return is_due, self.max_interval
@@ -258,7 +261,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
             try:
                 return self._planner.run(due.entry, now)
             except Exception:  # it must not stop the others
-                logger.exception("The run of %r can't be told; looking again later", due.entry.name)
+                logger.exception("The run of %s can't be told; looking again later", shown_value(due.entry.name))
                 wait = self.max_interval
         heap.put(self._heap, now.timestamp() + wait, due.priority, due.entry)
         return None
@@ -281,13 +284,13 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
     def _count_missed(self, run: Run) -> None:
         self.counts.missed += run.missed
         logger.warning("Election %r: %d missed run%s of %s let go%s",
-                       self._election, run.missed, "s" * (run.missed > 1), run.entry.name,
+                       self._election, run.missed, "s" * (run.missed > 1), shown(run.entry.name),
                        "" if run.claim.sent else f"; the one due at {run.claim.tick.due_at} is sent")  # fmt: skip
 
     def _was_refused(self, outbox: Outbox, runs: Sequence[Run]) -> None:
         """Go on from what the ledger knows: somebody claimed these, or later ones, before."""
         logger.warning("Election %r: %d runs were claimed already (%s, due at %s, …); reading the ledger again",
-                       self._election, len(runs), runs[0].entry.name, runs[0].claim.tick.due_at)  # fmt: skip
+                       self._election, len(runs), shown(runs[0].entry.name), runs[0].claim.tick.due_at)  # fmt: skip
         outbox.claims.reload()
         self._heap = None
 
@@ -342,7 +345,7 @@ class LeaderMixin(ScheduleMixin, PublisherMixin):
         gone = [claim.tick.entry for claim in unsent if self.find_entry(claim.tick.entry) is None]
         if gone:  # other code may know them: a deployment is under way, or will be rolled back
             logger.warning("Election %r: claimed runs of %s can't be sent here: they are not in this schedule",
-                           self._election, ", ".join(gone))  # fmt: skip
+                           self._election, shown_names(gone))  # fmt: skip
             outbox.claims.set_aside(gone)
         logger.debug("Election %r: sending %d runs that were claimed and not confirmed", self._election, len(unsent))
         outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery_leader.beat.catch_up import CatchUp, plan
 from celery_leader.beat.ticks import fingerprint, task_id, utc
+from celery_leader.election.limits import EARLIEST, LATEST, TOO_MANY, shown_value
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick
 
@@ -33,6 +34,11 @@ class Run:
     claim: Claim
     missed: int
     by_due_time: bool
+
+
+def _counted(entry: Any) -> int:
+    """Return how often *entry* ran, as far as a ledger can keep that."""
+    return min(entry.total_run_count or 0, TOO_MANY - 1)
 
 
 class Planner:
@@ -67,9 +73,9 @@ class Planner:
             void: Its last claim by another schedule: it ran then, whatever this process knows.
         """
         seen = entry.last_run_at if entry.last_run_at.tzinfo else utc(entry.last_run_at)
-        seen = max(seen, void.claimed_at) if void else seen
+        seen = min(max(seen, void.claimed_at if void else EARLIEST), LATEST)
         tick = Tick(self._election, entry.name, seen)
-        return Claim(tick, "", entry.total_run_count or 0, seen, fingerprint(entry.schedule), sent=True)
+        return Claim(tick, "", _counted(entry), seen, fingerprint(entry.schedule), sent=True)
 
     def run(self, entry: Any, now: datetime) -> Run:
         """Return the run of *entry* that is to be claimed at *now*."""
@@ -79,12 +85,12 @@ class Planner:
             due = max(due, utc(entry.last_run_at) + _NEXT)
         made = plan(entry, due, moment, self._wanted(entry))
         let_go = made.due_at is None
-        counted_from = made.last_run_at or moment
+        counted_from = made.last_run_at or max(moment, due)
         tick = Tick(self._election, entry.name, made.due_at or counted_from)
         claim = Claim(
             tick,
             "" if let_go else task_id(self._app_name, tick),
-            (entry.total_run_count or 0) + (not let_go),
+            min(_counted(entry) + (not let_go), TOO_MANY - 1),
             counted_from,
             fingerprint(entry.schedule),
             sent=let_go,
@@ -99,5 +105,5 @@ class Planner:
         except ConfigurationError as error:
             if entry.name not in self._complained:
                 self._complained.add(entry.name)
-                logger.error("Entry %r: %s It runs as the settings say.", entry.name, error)  # noqa: TRY400
+                logger.error("Entry %s: %s It runs as the settings say.", shown_value(entry.name), error)  # noqa: TRY400
             return self._catch_up

@@ -15,6 +15,7 @@ from celery.schedules import crontab
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.ticks import due_after, fingerprint, is_interval, share_schedule, utc
+from celery_leader.election.limits import shown_value
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +156,9 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
         ahead = {claim.claimed_at: claim.tick.entry for claim in claims.all() if claim.claimed_at > horizon}
         latest = max(ahead, default=None)
         if latest and latest != self._future_told:
-            logger.error("Entries ran last in the future, by this machine's clock: %r at %s, for one. They are not due "
+            logger.error("Entries ran last in the future, by this machine's clock: %s at %s, for one. They are not due "
                          "before. If a clock was wrong then, end all beats and delete what the ledger has of them "
-                         '("A clock was set ahead" in the how-to).', ahead[latest], latest)  # fmt: skip
+                         '("A clock was set ahead" in the how-to).', shown_value(ahead[latest]), latest)  # fmt: skip
         self._future_told = latest
 
     def add(self, **kwargs: Any) -> Any:

@@ -74,7 +74,9 @@ def fingerprint(schedule: Any) -> str:
     else:
         text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(schedule))
     if len(text) > _MAX_FINGERPRINT:
-        text = f"{text[:_MAX_FINGERPRINT]}… {hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        text = f"{text[:_MAX_FINGERPRINT]}… {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:32]}"
+    if not text.isprintable():  # no ledger has to keep NUL or half of a surrogate pair
+        text = text.encode("unicode_escape").decode()
     return sys.intern(text)  # kept for each of thousands of entries, which share a few
 
 

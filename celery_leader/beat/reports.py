@@ -1,0 +1,46 @@
+"""What a beat says about a ledger that keeps it from sending."""
+
+from __future__ import annotations
+
+import logging
+
+from celery_leader.election.alarm import Alarm, in_words
+from celery_leader.exceptions import LeadershipLost
+
+logger = logging.getLogger(__name__)
+
+
+class TakeoverReports:
+    """One beat's. A failure is said once when it is new, and once a minute when it lasts: no periodic task is sent."""
+
+    def __init__(self, election: str, *, patience: float) -> None:
+        """Report of *election*.
+
+        Args:
+            election: Whose ledger the beat opens.
+            patience: How long (seconds) a term may last that is over, and does not know it yet.
+        """
+        self._election = election
+        self._patience = patience
+        self._alarm = Alarm(after=patience)
+        self._token = 0
+        self._told = ""
+
+    def failed(self, token: int, error: Exception, now: float) -> None:
+        """The ledger could not be opened at *now* (monotonic seconds) for the term *token*, though it is trusted."""
+        if token != self._token:
+            self._token, self._told, self._alarm = token, "", Alarm(after=self._patience)
+        lasted = self._alarm.due(now)
+        if lasted is not None:
+            logger.error("Election %r, token %d: beat has not been able to take over for %s. Periodic tasks are "
+                         "NOT sent: %s.%s", self._election, token, in_words(lasted), error, self._cure(error))  # fmt: skip
+        elif str(error) != self._told:
+            logger.warning("Election %r, token %d: beat can't take over yet: %s", self._election, token, error)
+        self._told = str(error)
+
+    @staticmethod
+    def _cure(error: Exception) -> str:
+        """Return what helps when a ledger knows of a newer term for longer than an older one can last: it never was."""
+        if not isinstance(error, LeadershipLost) or not error.cure:
+            return ""
+        return f" No such term leads: somebody wrote that token, or the record was deleted. The cure: {error.cure}"
