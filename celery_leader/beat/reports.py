@@ -32,8 +32,8 @@ class TakeoverReports:
             self._token, self._told, self._alarm = token, "", Alarm(after=self._patience)
         lasted = self._alarm.due(now)
         if lasted is not None:
-            logger.error("Election %r, token %d: beat has not been able to take over for %s. Periodic tasks are "
-                         "NOT sent: %s.%s", self._election, token, in_words(lasted), error, self._cure(error))  # fmt: skip
+            logger.error("Election %r, token %d: beat has not been able to take over for %s: %s. Periodic tasks are "
+                         "NOT sent.%s", self._election, token, in_words(lasted), error, self._cure(error))  # fmt: skip
         elif str(error) != self._told:
             logger.warning("Election %r, token %d: beat can't take over yet: %s", self._election, token, error)
         self._told = str(error)

@@ -330,3 +330,20 @@ def test_a_missing_module_names_the_extra() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "ConfigurationError" in result.stderr
     assert "pip install 'celery-leader[redis]'" in result.stderr
+
+
+def test_a_large_ledger_holds_up_nobody_else(server: RedisServer, raw: redis.Redis) -> None:
+    """It is read in pages: no command of it keeps the server from others for long."""
+    ledger = backend_of(server).ledger("default")
+    ledger.open(1)
+    claim = f"{GOOD}|1|{GOOD}|1|36|6f2f4a0e-5d0b-5c8f-9f0a-0c1e5a7d9b3eevery 10.0 s"
+    for start in range(0, 100_000, 10_000):
+        raw.hset(LEDGER, mapping={f"entry:{number}": claim for number in range(start, start + 10_000)})
+    raw.config_set("slowlog-log-slower-than", 0)
+    raw.config_set("slowlog-max-len", 10_000)
+    raw.slowlog_reset()
+    assert len(ledger.open(2)) == 100_000
+    longest = max(command["duration"] for command in raw.slowlog_get(10_000))  # microseconds
+    raw.config_set("slowlog-log-slower-than", 10_000)
+    assert longest < 50_000
+    ledger.close()
