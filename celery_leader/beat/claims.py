@@ -71,9 +71,9 @@ class Claims:
         self._aside: set[str] = set()  # not sent either, and not ours to send
         self._unkept: dict[str, UnstorableClaim] = {}  # by entry, why the ledger can't keep its claims
         self._alarm = Alarm()
-        self.reload()
         self._behind = False  # whether the ledger may lack something that is known here
         self._behind_since = 0.0
+        self.reload()
 
     def get(self, entry: str) -> Claim | None:
         """Return the last claim of *entry*; whether it is sent :meth:`unsent` tells."""
@@ -146,8 +146,11 @@ class Claims:
             LeadershipLost: A newer term has opened it.
             LockUnavailable: It does not answer.
         """
-        for claim in self._ledger.open(self._token).values():
+        found = self._ledger.open(self._token)
+        for claim in found.values():
             self._note(claim)
+        if len(self._known) > len(found):  # damaged ones are gone, and the next leader would miss them
+            self._behind, self._behind_since, self._ask_again_at = True, self._now(), self._now()
 
     def catch_up(self) -> None:
         """Write what the ledger lacks, if anything."""

@@ -109,6 +109,24 @@ def test_a_row_that_is_due_after_it_was_claimed_makes_no_loop(fleet: Fleet) -> N
     assert dues(fleet.sent()) == [10]
 
 
+def test_what_a_damaged_row_should_say_is_written_back(fleet: Fleet) -> None:
+    """By the leader that knows it: the next one would start the entry afresh."""
+    fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    known = dict(fleet.ledger._claims)
+    for entry, claim in known.items():
+        fleet.ledger._claims[entry] = replace(
+            claim, tick=replace(claim.tick, due_at=datetime(9000, 1, 1, tzinfo=timezone.utc))
+        )
+    fleet.wall.advance(10)
+    leader.scheduler.tick()  # is refused
+    leader.tick_until_idle()
+    assert fleet.ledger._claims["hour"] == known["hour"]
+    assert dues(fleet.sent()) == [10]
+
+
 def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

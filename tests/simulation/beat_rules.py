@@ -28,6 +28,7 @@ class BeatRules:
         self._greatest_ever_opened = 0
         self._latest_due: dict[str, datetime] = {}  # of what was ever claimed, by entry
         self._too_late: set[str] = set()  # ids that only a ledger that lost its data took
+        self._refused: set[str] = set()  # ids that whoever claimed them was refused
         self._ids: dict[tuple[str, str], str] = {}  # by entry and due time, for ever
         self._basis: dict[tuple[Node, str], set[str]] = {}  # which ticks a life of a node may send
         self._silent: dict[tuple[Node, str], bool] = {}  # whether its last call was left without an answer
@@ -81,7 +82,11 @@ class BeatRules:
             latest = self._latest_due[entry] = max(new.tick.due_at, self._latest_due.get(entry, new.tick.due_at))
             if new.task_id and token < self._greatest_ever_opened and new.tick.due_at < latest:
                 self._too_late.add(new.task_id)
-        if old and old.task_id in self._too_late:
+        if old and old.task_id in self._refused:
+            # Refused, and stored when its request came once more, after the row that had kept it out was lost. Who
+            # claimed it never knew: it is one of those that became one.
+            self._world.witness["refused claim stored after data loss"] += 1
+        elif old and old.task_id in self._too_late:
             # Claimed by a term that was over, after the ledger had lost what would have refused it: later ticks than
             # this are known, so it is one of those that became one.
             self._world.witness["claimed too late after data loss"] += 1
@@ -97,6 +102,8 @@ class BeatRules:
             basis |= {claim.task_id for claim in answer.values() if not claim.sent}
         elif name == "claim" and not isinstance(answer, Exception):
             basis |= {claim.task_id for claim, accepted in zip(claims, answer, strict=True) if accepted}
+            self._refused |= {claim.task_id for claim in claims}
+            self._refused -= basis
 
     # -- the broker ----------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Outcome:
     def take(self, operation: Callable[[], Any]) -> None:
         try:
             self.value = operation()
-        except (RecordConflict, RecordNotFound, LeadershipLost) as error:
+        except (RecordConflict, RecordDamaged, RecordNotFound, LeadershipLost) as error:
             self.error = error
         else:
             self.applied = True

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_leader.backends.memory import MemoryLedger
-from celery_leader.election import StoredRecord
-from celery_leader.exceptions import RecordConflict, RecordNotFound
+from celery_leader.election import ElectionRecord, StoredRecord
+from celery_leader.election.limits import LATEST, TOO_MANY
+from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound
 from tests.simulation.fibers import VirtualEvent, current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from celery_leader.election import ElectionRecord
     from celery_leader.ledger import Claim
     from tests.simulation.node import Node
     from tests.simulation.world import World
+
+
+#: The holder of a record that no elector wrote.
+GHOST = "ghost"
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,20 @@ class StoreModel:
         self.stored: StoredRecord | None = None
         self.ledger = MemoryLedger("default")
         self.changed_at = 0.0
+        self.is_damaged = False
         self._version = 0
         self._first_written: dict[StoredRecord, float] = {}
         self._snapshot: Snapshot | None = None
 
     def get(self) -> StoredRecord:
+        if self.is_damaged:
+            raise RecordDamaged("the store holds no record")
         if self.stored is None:
             raise RecordNotFound("the store is empty")
         return self.stored
 
     def swap(self, request: Request, now: float) -> StoredRecord:
-        if self.stored != request.previous:
+        if self.is_damaged or self.stored != request.previous:
             raise RecordConflict("the store holds another record")
         return self._put(request.record, now)
 
@@ -82,6 +89,24 @@ class StoreModel:
         """Take the lease from its holder, as an operator does who edits the record."""
         if self.stored:
             self._put(self.stored.record.released(self.stored.record.renew_time), now)
+
+    def usurp(self, now: float, *, lease: float, token: int) -> None:
+        """Let nobody's record take the place of the record, as whoever may write to the store can."""
+        if self.stored:
+            self._put(ElectionRecord(GHOST, lease, leader_transitions=TOO_MANY - 1, fencing_token=token), now)
+
+    def delete_damage(self) -> bool:
+        """Delete a record that no elector wrote, as an operator does; return whether there was one."""
+        was_there = self.is_damaged or (self.stored is not None and self.stored.record.holder_identity == GHOST)
+        if was_there:
+            self.stored, self.is_damaged = None, False
+        return was_there
+
+    def damage_a_claim(self, entry: str) -> None:
+        """Let the claim of *entry* be due long after it was claimed: no later one can take its place."""
+        if claim := self.ledger._claims.get(entry):
+            tick = replace(claim.tick, due_at=LATEST)
+            self.ledger._claims[entry] = replace(claim, tick=tick, task_id="", sent=True)
 
     def take_snapshot(self) -> None:
         """Remember this state, as a replica does that falls behind from here on."""

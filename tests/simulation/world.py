@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import greenlet
 
 from celery_leader.election import ElectionConfig, StoredRecord
+from celery_leader.election.limits import LONGEST, TOO_MANY
 from tests.simulation.beat import BrokerModel
 from tests.simulation.beat_rules import BeatRules
 from tests.simulation.fibers import VirtualEvent, virtual_time
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 
     from celery_leader.backends.memory import MemoryLedger
 
+#: What becomes of data that a store had acknowledged.
+_LOSSES: dict[str, Callable[[World], None]] = {
+    "loses its data": lambda world: world.store.lose_data(),
+    "is rolled back": lambda world: world.store.roll_back(),
+    "is blanked by an operator": lambda world: world.store.blank(world.now),
+    "holds a record of nobody's": lambda world: world.usurp(),
+    "holds no record but something else": lambda world: world.damage(),
+    "holds a damaged claim": lambda world: world.store.damage_a_claim(world.random.choice(list(world.entries))),
+}
 #: More events than this at one moment are a loop that never waits.
 TOO_MANY_AT_ONCE = 2000
 
@@ -142,18 +152,37 @@ class World:
 
     def lose_data(self, how: str = "") -> None:
         """Let the store lose or forget something that it had acknowledged."""
-        how = how or self.random.choice(["loses its data", "is rolled back", "is blanked by an operator"])
+        how = how or self.random.choice(list(_LOSSES))
         self.note(None, f"the store {how}")
         self.witness[f"store {how}"] += 1
-        if how == "loses its data":
-            self.store.lose_data()
-        elif how == "is rolled back":
-            self.store.roll_back()
-        else:
-            self.store.blank(self.now)
-            self._hint()
+        _LOSSES[how](self)
+        self._hint()
         self.lost_data_at = self.now
         self.beat_rules.data_was_lost()
+
+    def usurp(self) -> None:
+        """Put a record there that holds values which no elector writes; an operator deletes it later."""
+        lease, token = self.random.choice([1.0, LONGEST]), self.random.choice([1, TOO_MANY - 1])
+        known = self.store.stored.record.fencing_token if self.store.stored else 0
+        self.store.usurp(self.now, lease=lease, token=max(token, known + 1))
+        self._delete_damage_later()
+
+    def damage(self) -> None:
+        """Put something else there than a record; an operator deletes it later."""
+        self.store.is_damaged = True
+        self._delete_damage_later()
+
+    def _delete_damage_later(self) -> None:
+        self.after(
+            self.random.uniform(0, 1) * max(node.config.lease_duration for node in self.nodes), self._delete_damage
+        )
+
+    def _delete_damage(self) -> None:
+        if self.store.delete_damage():
+            self.note(None, "an operator deletes the record")
+            self.witness["damage deleted"] += 1
+            self.lost_data_at = self.now
+            self.beat_rules.data_was_lost()
 
     def _hint(self) -> None:
         """Tell sleepers of a change, as pub/sub does: some hear it late, twice or not at all."""

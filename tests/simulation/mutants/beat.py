@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery_leader.backends.memory import MemoryLedger
+from celery_leader.backends.reading import Reading
 from celery_leader.beat import runs
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.mixin import LeaderMixin
@@ -126,3 +127,27 @@ def m16i_claims_are_not_written_back() -> None:
 def m16j_claims_are_written_back_blindly() -> None:
     """Does not look what another term claimed in a ledger that lost its data."""
     Claims._is_news = lambda self, claim: False
+
+
+@mutant(killer="tests/beat/test_damaged_ledgers.py")  # every name in a world can be kept
+def m16k_one_bad_name_fails_its_batch() -> None:
+    """Gives a whole batch of claims up for one that the ledger can't keep."""
+    Claims._by_halves = lambda self, store, claims: store(claims)
+
+
+@mutant(killer="tests/beat/test_damaged_ledgers.py")  # worlds give each request its time
+def m16l_refused_and_asked_again_at_once() -> None:
+    """Claims what was refused again without a pause."""
+    together = LeaderMixin._tick_together
+
+    def hasty(self: LeaderMixin, outbox: Any) -> float:
+        delay = together(self, outbox)
+        return 0 if self._heap is None else delay
+
+    LeaderMixin._tick_together = hasty
+
+
+@mutant()
+def m16m_damaged_claims_stay() -> None:
+    """Reads whatever a ledger holds, so that no claim ever takes the place of one that is due in the year 9998."""
+    Reading.take = lambda self, row, entry, decode, *values: self.claims.update({entry: decode(*values)})

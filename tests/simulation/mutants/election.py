@@ -7,13 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_leader import election
-from celery_leader.election import StopReason, StoredRecord, Term, Trust, config
+from celery_leader.election import StopReason, StoredRecord, Term, Trust, config, limits, record
 from celery_leader.election import elector as elector_module
 from celery_leader.election.elector import LeaderElector
+from celery_leader.election.limits import TOO_MANY
 from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observers, _Queue
 from celery_leader.election.runner import ElectorThread
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.election.term import next_token
+from celery_leader.exceptions import LockUnavailable, RecordDamaged, RecordNotFound
 from tests.simulation.mutants.registry import mutant
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 def m01_inverted_expiry() -> None:
     """Takes over while the lease is alive, and waits when it is over."""
 
-    def is_taken(self: LeaderElector) -> bool:
+    def is_taken(self: LeaderElector, *, is_gone: bool = False) -> bool:
         observed = self._observed
         if observed is None or not observed.stored.record.holder_identity:
             return False
@@ -122,9 +124,9 @@ def m12_one_shot() -> None:
     """Never contends again after a loss."""
     end = LeaderElector._end
 
-    def give_up(self: LeaderElector, reason: StopReason) -> None:
+    def give_up(self: LeaderElector, reason: StopReason, *detail: str) -> None:
         had_trust = self._trust is not None
-        end(self, reason)
+        end(self, reason, *detail)
         if had_trust:
             self._attempt = lambda: None
 
@@ -298,3 +300,38 @@ def m26_unconfirmed_term_for_ever() -> None:
             self._end(StopReason.EXPIRED)
 
     LeaderElector._end_if_expired = end_if_expired
+
+
+@mutant()
+def m27_absurd_lease_outlives_its_record() -> None:
+    """Waits for years for the lease of a record that was deleted."""
+    Observation.asks_too_much = lambda self, own_lease: False
+
+
+@mutant()
+def m28_last_token_outlives_its_record() -> None:
+    """Refuses to lead after a token that has no successor, though its record was deleted."""
+
+    def new_token(self: LeaderElector, now: Any, previous: StoredRecord | None) -> int:
+        token = next_token(self._highest_token, now)
+        if token >= TOO_MANY:
+            raise RecordDamaged("no room for another token")
+        return token
+
+    LeaderElector._new_token = new_token
+
+
+@mutant(killer="tests/election/test_record.py")
+def m29_any_value_is_believed() -> None:
+    """Takes whatever a store holds for a record."""
+    record._RULES.clear()
+
+
+@mutant(killer="tests/election/test_limits.py")
+def m30_text_is_shown_as_it_is() -> None:
+    """Prints what a terminal obeys."""
+
+    def shown(value: object) -> str:
+        return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+    limits.shown.__code__ = shown.__code__
