@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 from celery.signals import beat_init, worker_init
 
 from celery_leader.election.alarm import in_words
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordNotFound
+from celery_leader.election.limits import shown
+from celery_leader.exceptions import (
+    ConfigurationError,
+    LeadershipLost,
+    LockUnavailable,
+    RecordDamaged,
+    RecordNotFound,
+)
+
+if TYPE_CHECKING:
+    from celery_leader.election import ElectionConfig, ElectionRecord, Lock
+    from celery_leader.ledger import Ledger
 
 #: Celery's status of a command that got no answer, and that of one whose answer is no.
 EX_UNAVAILABLE = 69
@@ -44,13 +56,13 @@ def leader(ctx: click.Context) -> None:
 
 @leader.command(cls=CeleryCommand)
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--check", is_flag=True, help="Exit with status 1 unless every election has a leader.")
+@click.option("--check", is_flag=True, help="Exit with status 1 unless every election has a leader that can work.")
 @click.pass_context
 def status(ctx: click.Context, as_json: bool, check: bool) -> None:
     """Show the record of each election, as the store holds it.
 
-    The exit status is 0; 1 for a wrong setting, or with --check when an election has no leader; 69 when the store does
-    not answer.
+    The exit status is 0; 1 for a wrong setting, or with --check when an election has no leader or its beat can't send;
+    69 when the store does not answer.
     """
     app = ctx.obj.app
     _warn_without_setup(app)
@@ -64,7 +76,7 @@ def status(ctx: click.Context, as_json: bool, check: bool) -> None:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(EX_UNAVAILABLE)
     click.echo(json.dumps(report) if as_json else render_status(report))
-    if check and any(election["state"] != "leading" for election in report["elections"]):
+    if check and any(each["state"] != "leading" or each["problem"] for each in report["elections"]):
         ctx.exit(EX_NO_LEADER)
 
 
@@ -94,25 +106,27 @@ def read_status(app: Any) -> dict[str, Any]:
     backend = backend_of(settings, app.main)
     try:
         backend.check()  # names the cure of a database that was not migrated
-        elections = [_read_election(backend, name) for name in settings.all_elections]
+        elections = [_read_election(backend, settings, name) for name in settings.all_elections]
     finally:
         backend.close()
-    shown = [election for election in elections if election["fencing_token"] or election["name"] in settings.elections]
-    return {"backend": backend.describe(), "elections": shown}
+    known = [election for election in elections if election["fencing_token"] or election["name"] in settings.elections]
+    return {"backend": backend.describe(), "elections": known}
 
 
-def _read_election(backend: Any, name: str) -> dict[str, Any]:
+def _read_election(backend: Any, settings: Any, name: str) -> dict[str, Any]:
+    config = settings.election(name, identity="status")
     lock = backend.lock(name)
     try:
-        record = lock.get().record
-    except RecordNotFound:
-        record = None
+        record = _record(lock)
+        state = _state(record, config.lease_duration) or _watched_state(lock, config)
+        has_beat = record is not None and state == "leading" and name == settings.beat_election
+        problem = _problem_of_beat(backend.ledger(name), lock, record.fencing_token) if record and has_beat else None
     finally:
         lock.close()
-    age = _age(record.renew_time) if record else None
     return {
         "name": name,
-        "state": _state(record, age),
+        "state": state,
+        "problem": problem,
         "holder": record.holder_identity if record else "",
         "fencing_token": record.fencing_token if record else 0,
         "acquire_time": _text(record.acquire_time) if record else None,
@@ -122,15 +136,66 @@ def _read_election(backend: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _state(record: Any, age: float | None) -> str:
-    """Return a word for people: the holder's wall clock and this one's may differ, and candidates don't ask them."""
+def _record(lock: Lock) -> ElectionRecord | None:
+    try:
+        return lock.get().record
+    except RecordNotFound:
+        return None
+
+
+def _state(record: ElectionRecord | None, lease: float) -> str | None:
+    """Return a word for people; None where the record's time says nothing.
+
+    The holder's wall clock and this one's may differ. So a time that is ahead by more than *lease* (seconds), which
+    this app's candidates ask for, tells nothing; nor does a record that none of them would have left alone for so long.
+    """
     if record is None or not record.holder_identity:
         return "vacant"
-    return "expired" if age is not None and age > record.lease_duration else "leading"
+    if record.renew_time is None:
+        return None
+    age = (datetime.now(timezone.utc) - record.renew_time).total_seconds()
+    if age > record.lease_duration:
+        return "expired"
+    return "leading" if -lease <= age <= lease else None
+
+
+def _watched_state(lock: Lock, config: ElectionConfig) -> str:
+    """Return whether somebody renews the record, by watching it for as long as a lease lasts."""
+    from celery_leader.leadership.watch import LeaderFromOutside
+
+    watched, end = LeaderFromOutside(lock), time.monotonic() + config.lease_duration
+    while time.monotonic() < end:
+        if (leader := watched.look(time.monotonic())) is not None:
+            return "leading" if leader else "vacant"
+        time.sleep(config.retry_period / 4)
+    return "expired"
+
+
+def _problem_of_beat(ledger: Ledger, lock: Lock, token: int) -> str | None:
+    """Return why the leader's beat can't send, as far as its ledger tells; nothing is written."""
+    try:
+        ledger.confirm(token, ())
+    except RecordNotFound:  # its beat has not begun
+        return None
+    except LeadershipLost as lost:
+        record = _record(lock)
+        if record is None or record.fencing_token != token:  # another took over, a moment ago
+            return None
+        return f"the beat of this leader sends nothing: {lost}. No such term leads. The cure: {lost.cure}"
+    except RecordDamaged as error:
+        return f"the beat of this leader sends nothing: {error}"
+    finally:
+        ledger.close()
+    return None
 
 
 def render_status(report: dict[str, Any]) -> str:
-    """Return *report* as a table for a terminal."""
+    """Return *report* as a table for a terminal, and what is wrong below it."""
+    problems = [f"{shown(each['name'])}: {each['problem']}" for each in report["elections"] if each["problem"]]
+    return "\n".join([_table(report), *problems])
+
+
+def _table(report: dict[str, Any]) -> str:
     rows = [_COLUMNS, *(_row(election) for election in report["elections"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
@@ -140,8 +205,8 @@ def render_status(report: dict[str, Any]) -> str:
 def _row(election: dict[str, Any]) -> tuple[str, ...]:
     renewed = election["renew_time"]
     return (
-        election["name"],
-        election["holder"] or "-",
+        shown(election["name"]),
+        shown(election["holder"]) or "-",
         election["state"],
         str(election["fencing_token"] or "-"),
         f"{in_words(_age(datetime.fromisoformat(renewed)) or 0)} ago" if renewed else "-",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from celery import Celery
 from click.testing import CliRunner, Result
 
@@ -19,6 +23,7 @@ import celery_leader
 from celery_leader.backends import open_backend
 from celery_leader.cli import leader
 from celery_leader.election import Lock, SystemClock
+from celery_leader.election.limits import LONGEST
 from celery_leader.testing import sample_record
 from tests.databases import database
 from tests.servers.processes import free_port
@@ -75,6 +80,7 @@ def test_a_leader_is_shown(app: Celery) -> None:
     assert report["elections"][1] == {
         "name": "reports",
         "state": "leading",
+        "problem": None,
         "holder": "celery@web-1/4121/9f3c2a10",
         "fencing_token": 1_795_400_000_123,
         "acquire_time": sample_record().acquire_time.isoformat(),  # type: ignore[union-attr]
@@ -97,6 +103,110 @@ def test_probes_go_by_the_exit_status(app: Celery) -> None:
     for election in ("default", "reports"):
         lock_of(app, election).create(replace(sample_record(), renew_time=SystemClock().utcnow()))
     assert status(app, "--check").exit_code == 0
+
+
+FAST = {"leader_lease_duration": 0.6, "leader_renew_deadline": 0.4, "leader_retry_period": 0.1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"renew_time": None},
+        {"renew_time": datetime(2901, 1, 1, tzinfo=timezone.utc)},
+        {"renew_time": datetime.now(timezone.utc) - timedelta(hours=1), "lease_duration": LONGEST},
+    ],
+    ids=["never", "in the year 2901", "an hour ago, for ten years"],
+)
+def test_a_record_whose_time_says_nothing_is_watched(app: Celery, changes: dict[str, Any]) -> None:
+    """The holder may be dead. Only one who renews leads, whatever its clock says."""
+    app.conf.update(FAST, leader_elections=["default"])
+    lock = lock_of(app, "default")
+    stored = lock.create(sample_record(**changes))
+    result = status(app, "--check")
+    assert result.exit_code == 1
+    assert "expired" in result.stdout
+    renews, ended = threading.Event(), threading.Event()
+
+    def renew() -> None:
+        nonlocal stored
+        while not ended.wait(0.02):
+            stored = lock.update(stored.record, stored)
+            renews.set()
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        assert renews.wait(10)
+        assert status(app, "--check").exit_code == 0
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_lease_of_years_does_not_outlast_its_time(app: Celery) -> None:
+    """Renewed in 2001 for ten years."""
+    lock = lock_of(app, "default")
+    lock.create(sample_record(renew_time=datetime(2001, 1, 1, tzinfo=timezone.utc), lease_duration=LONGEST))
+    result = status(app, "--check")
+    assert result.exit_code == 1
+    assert "expired" in result.stdout
+
+
+def test_a_beat_that_its_ledger_keeps_from_sending_is_said(app: Celery) -> None:
+    """Its token is higher than any term's: who leads sends nothing. The cure that is printed cures."""
+    app.conf.update(leader_beat=True, leader_elections=["default"])
+    backend = open_backend(app.conf.leader_backend, prefix=app.conf.leader_key_prefix)
+    record = sample_record(renew_time=SystemClock().utcnow())
+    backend.lock("default").create(record)
+    assert status(app, "--check").exit_code == 0
+    ledger = backend.ledger("default")
+    ledger.open(record.fencing_token)
+    assert status(app, "--check").exit_code == 0
+    ledger.open(2**53 - 1)
+    result = status(app, "--check")
+    assert result.exit_code == 1
+    assert "the beat of this leader sends nothing" in result.stdout
+    assert json.loads(status(app, "--json").stdout)["elections"][0]["problem"] in result.stdout
+    cure = shlex.split(result.stdout.rpartition("The cure: redis-cli ")[2])
+    with redis.Redis.from_url(app.conf.leader_backend) as client:
+        assert client.execute_command(*cure) == 1
+    assert status(app, "--check").exit_code == 0
+
+
+def test_a_damaged_record_or_ledger_is_one_sentence(app: Celery) -> None:
+    """With its cure, and no traceback."""
+    app.conf.update(leader_beat=True, leader_elections=["default"])
+    record, ledger = (f"{app.conf.leader_key_prefix}:{{default}}:{name}" for name in ("record", "ledger"))
+    with redis.Redis.from_url(app.conf.leader_backend) as client:
+        for value in (
+            b"\xff",
+            b"[" * 60_000,
+            b'{"holder_identity": "\\ud800", "lease_duration": 1, "fencing_token": 1}',
+        ):
+            client.set(record, value)
+            result = status(app)
+            assert result.exit_code == 69
+            assert result.stderr.startswith("Error: ")
+            assert "redis-cli DEL" in result.stderr
+            assert len(result.stderr) < 800
+        client.delete(record)
+        lock_of(app, "default").create(sample_record(renew_time=SystemClock().utcnow()))
+        client.hset(ledger, "token", "9" * 100_000)
+        result = status(app, "--check")
+        assert result.exit_code == 1
+        assert "redis-cli HDEL" in result.stdout
+        assert len(result.stdout) < 1500
+
+
+def test_nothing_of_a_store_is_printed_as_it_is(app: Celery) -> None:
+    """No colours, titles, line breaks, directions of writing; nothing longer than a line."""
+    hostile = "\x1b[31m\x1b]0;title\x07\ncelery@web-1\u202e\0" + "x" * 1000
+    lock_of(app, "default").create(sample_record(holder_identity=hostile))
+    table = status(app).stdout
+    assert all(line.isprintable() for line in table.splitlines())
+    assert len(table.splitlines()) == 3
+    assert max(map(len, table.splitlines())) < 400
+    assert json.loads(status(app, "--json").stdout)["elections"][0]["holder"] == hostile
 
 
 def test_a_store_that_does_not_answer_is_said(app: Celery) -> None:

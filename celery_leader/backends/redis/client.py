@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import sha1
 from importlib import resources
+from shlex import quote
 from typing import Any, TypeVar
 
 from redis.client import PubSub
@@ -183,7 +184,7 @@ def damaged(place: Place, key: str, what: str) -> RecordDamaged:
     """Return the error that tells what is wrong with *key*, and the cure."""
     return RecordDamaged(
         f"{place.description}: the key {key!r} is left as it is: {what}. "
-        f"Look at it, and if nobody needs it: redis-cli DEL '{key}'"
+        f"Look at it, and if nobody needs it: redis-cli DEL {quote(key)}"
     )
 
 

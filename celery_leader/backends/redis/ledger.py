@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 from celery_leader.backends.reading import Reading
@@ -28,7 +29,7 @@ class RedisLedger:
         self._client = client
         self._election = election
         self._key = key
-        self._cure = f"redis-cli HDEL '{key}' token"
+        self._cure = f"redis-cli HDEL {quote(key)} token"
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
