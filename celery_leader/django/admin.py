@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from celery_leader.django.checks import database_alias
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election, ElectionState, PeriodicRun
+from celery_leader.election.limits import shown
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
@@ -113,10 +114,11 @@ class ElectionAdmin(ReadOnlyAdmin):
         """Return who leads, the host in bold: ``celery@**web-1**  4121``."""
         if not row.holder_identity:
             return None
-        node, host, process = split_identity(row.holder_identity)
+        holder = shown(row.holder_identity)
+        node, host, process = split_identity(holder)
         return format_html(
             '<span class="celery-leader-holder" title="{}">{}<strong>{}</strong> <small>{}</small></span>',
-            row.holder_identity,
+            holder,
             node,
             host,
             process,
@@ -142,12 +144,27 @@ class ElectionAdmin(ReadOnlyAdmin):
 class PeriodicRunAdmin(ReadOnlyAdmin):
     """The last claimed run of each periodic entry."""
 
-    list_display = ("entry", "election", "due", "sent", "run_count", "task_id")
+    list_display = ("name", "election", "due", "sent", "run_count", "id_of_task")
     list_filter = ("election", "sent")
     search_fields = ("entry", "task_id")
     ordering = ("election", "entry")
-    fields = ("entry", "election", "due", "claimed", "sent", "run_count", "task_id", "token", "schedule")
-    readonly_fields = ("due", "claimed")
+    fields = ("name", "election", "due", "claimed", "sent", "run_count", "id_of_task", "token", "fingerprint")
+    readonly_fields = ("name", "due", "claimed", "id_of_task", "fingerprint")
+
+    @admin.display(description=_("entry"), ordering="entry")
+    def name(self, row: PeriodicRun) -> str:
+        """Return the entry's name."""
+        return shown(row.entry)
+
+    @admin.display(description=_("task id"))
+    def id_of_task(self, row: PeriodicRun) -> str:
+        """Return the id of the message."""
+        return shown(row.task_id)
+
+    @admin.display(description=_("schedule"))
+    def fingerprint(self, row: PeriodicRun) -> str:
+        """Return what tells the entry's schedule from others."""
+        return shown(row.schedule)
 
     @admin.display(description=_("due"), ordering="due_at")
     def due(self, row: Any) -> SafeString | None:

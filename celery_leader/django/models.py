@@ -17,6 +17,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from celery_leader.django.fields import ExactCharField, UtcDateTimeField
+from celery_leader.election.limits import LONGEST, shown
 
 #: How long an election's name may be, its prefix included.
 ELECTION_LENGTH = 255
@@ -64,7 +65,7 @@ class Election(models.Model):
         """Return what the record says at *now*, a reading of the database's clock."""
         if not self.holder_identity:
             return ElectionState.VACANT
-        if self.renewed_at is None:
+        if self.renewed_at is None or not 0 <= self.lease_duration <= LONGEST:  # no elector wrote that
             return ElectionState.EXPIRED
         age = (now - self.renewed_at) / timedelta(seconds=1)
         if age <= self.lease_duration * 2 / 3:
@@ -161,4 +162,5 @@ class PeriodicRun(models.Model):
 
     def __str__(self) -> str:
         """Return the entry's name and when it was due."""
-        return f"{self.entry} @ {self.due_at:%Y-%m-%d %H:%M:%S}"
+        due = f"{self.due_at:%Y-%m-%d %H:%M:%S}" if self.due_at else "?"  # what no date can hold is read as None
+        return f"{shown(self.entry)} @ {due}"

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from celery_leader.django.admin import split_identity
 from celery_leader.django.models import Election, ElectionState, PeriodicRun
-from tests.databases import variant
+from tests.databases import emptied, variant
+from tests.django.test_damage import NO_DATES, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,3 +266,45 @@ def test_times_are_read_as_utc_by_any_alias(sqlite_alias: str) -> None:
     Election.objects.using(sqlite_alias).create(name="x", version="1", renew_time=moment)
     with variant(sqlite_alias, TIME_ZONE="Europe/Berlin") as name:
         assert Election.objects.using(name).get(renew_time=moment).renew_time == moment
+
+
+class TestDamage:
+    """Rows that somebody else wrote: the page shows what it can, and nothing as it is."""
+
+    @pytest.fixture(params=["sqlite_alias", pytest.param("postgres_alias", marks=pytest.mark.postgres),
+                            pytest.param("mariadb_alias", marks=pytest.mark.mariadb)])  # fmt: skip
+    def elsewhere(self, request: pytest.FixtureRequest, settings: Any) -> str:
+        """The alias of each database in turn, in which elections are kept."""
+        alias = emptied(request.getfixturevalue(request.param))
+        settings.CELERY_LEADER_BACKEND = f"django-db://{alias}"
+        return alias
+
+    def test_times_that_no_date_can_hold_are_left_out(self, client: Client, elsewhere: str) -> None:
+        """In lists and on the row's own page."""
+        now = datetime.now(timezone.utc)
+        Election.objects.using(elsewhere).create(name="default", holder_identity="a@b/1/c", renewed_at=now, version="1")
+        run = PeriodicRun.objects.using(elsewhere).create(
+            election="default", entry="tick", due_at=now, claimed_at=now, token=1, task_id="id", run_count=1
+        )
+        for value in NO_DATES[connections[elsewhere].vendor]:
+            for column in ("acquire_time", "renew_time", "renewed_at"):
+                write(elsewhere, "celery_leader_election", column, value)
+            for column in ("due_at", "claimed_at"):
+                write(elsewhere, "celery_leader_periodicrun", column, value)
+            assert "Expired" in page(client, f"{ELECTIONS}_changelist")
+            assert "Expired" in page(client, f"{ELECTIONS}_change", "default")
+            assert "tick" in page(client, f"{RUNS}_changelist")
+            assert "tick" in page(client, f"{RUNS}_change", run.pk)
+
+    def test_nothing_is_shown_as_it_is(self, client: Client) -> None:
+        """No signs that turn the direction of writing, no pages of megabytes."""
+        hostile = "\x1b[31m\u202e<script>" + "x" * 100_000
+        add_election(holder=hostile, lease_duration=float("inf"))
+        run = add_run(entry=hostile[:500], task_id=hostile, schedule=hostile)
+        for html in (
+            page(client, f"{ELECTIONS}_changelist"), page(client, f"{ELECTIONS}_change", "default"),
+            page(client, f"{RUNS}_changelist"), page(client, f"{RUNS}_change", run.pk),
+        ):  # fmt: skip
+            assert "\\x1b[31m\\u202e&lt;script&gt;xxx" in html
+            assert not {"\x1b", "\u202e"} & set(html)
+            assert "x" * 300 not in html
