@@ -21,11 +21,13 @@ from typing import Any
 
 from celery_leader.election import Term, Trust
 from celery_leader.election.clock import boot_time_ns
+from celery_leader.election.limits import LONGEST_NAME
 from celery_leader.exceptions import ConfigurationError
 
 _DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
-_SIZE = 8192
-_SLOT_WORDS = 480  # per slot: checksum, length, then the text
+#: Per slot: checksum, length, then the text: three names, in whose JSON a character takes six bytes at most.
+_SLOT_WORDS = 2 + (3 * 6 * LONGEST_NAME + 100) // 8
+_SIZE = -(-(_SLOTS + 2 * _SLOT_WORDS) * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 _MAX_TEXT = (_SLOT_WORDS - 2) * 8
 _PREFIX = "celery-leader-cell-"
 _MAX_READS = 4  # a reader never spins: a greenlet that did would starve the writer for ever
@@ -40,6 +42,18 @@ def _lock(descriptor: int) -> None:
     import fcntl  # not on Windows, where nothing else here needs it
 
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _reserve(descriptor: int) -> None:
+    """Give a file all its room now: a hole that the file system can't fill later ends the process by SIGBUS.
+
+    Raises:
+        OSError: There is not so much.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, _SIZE)
+    else:
+        os.truncate(descriptor, _SIZE)
 
 
 def _remove_left_behind(directory: Path) -> None:
@@ -83,7 +97,7 @@ class Cell:
         descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}{os.getpid()}-", dir=directory)
         with open(descriptor, "r+b") as file:
             try:
-                file.truncate(_SIZE)
+                _reserve(file.fileno())
                 _lock(file.fileno())
             except OSError as error:
                 Path(name).unlink()
@@ -168,7 +182,7 @@ class Cell:
             text = {**self._text, **changes}
             if text != self._text:
                 self._text = text
-                self._fill_slot(json.dumps(text).encode()[:_MAX_TEXT])
+                self._fill_slot(json.dumps(text, ensure_ascii=False).encode())
 
     def _fill_slot(self, encoded: bytes) -> None:
         slot = 1 - self._words[_INDEX]

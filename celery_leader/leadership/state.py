@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +11,12 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from celery_leader.election import Term
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.cell import Cell
 from celery_leader.settings import DEFAULT_ELECTION
+
+logger = logging.getLogger(__name__)
 
 #: Where spawned pool children find the cells of their worker: JSON, election to file.
 CELLS_VARIABLE = "CELERY_LEADER_CELLS"
@@ -100,8 +104,16 @@ def register(cells: Mapping[str, Cell]) -> None:
     global _cells  # noqa: PLW0603  # one process has one belief
     _cells = {**(_cells or {}), **cells}
     paths = {election: str(cell.path) for election, cell in _cells.items() if cell.path}
+    os.environ.pop(CELLS_VARIABLE, None)  # it may name those of a worker that started this one
     if paths:
         os.environ[CELLS_VARIABLE] = json.dumps(paths)
+
+
+def take_no_part() -> None:
+    """Let this process, and those that it forks or spawns, take part in no election, whoever started it."""
+    global _cells  # noqa: PLW0603
+    _cells = {}
+    os.environ.pop(CELLS_VARIABLE, None)
 
 
 def unregister(cells: Mapping[str, Cell]) -> None:
@@ -143,8 +155,14 @@ def _known_cells() -> dict[str, Cell]:
 
 def _inherited_cells() -> dict[str, Cell]:
     """Return the cells of the worker that spawned this process, none when none did."""
+    named = os.environ.get(CELLS_VARIABLE, "{}")
     try:
-        paths = json.loads(os.environ.get(CELLS_VARIABLE, "{}"))
-        return {election: Cell.attach(Path(path)) for election, path in paths.items()}
-    except (OSError, ValueError):  # a worker that is gone: nobody leads here
+        return {election: Cell.attach(Path(path)) for election, path in dict(json.loads(named)).items()}
+    except OSError:  # a worker that is gone: nobody leads here
+        return {}
+    except (TypeError, ValueError, RecursionError):
+        logger.error(  # noqa: TRY400  # the message says it all
+            "The environment variable %s must name a worker's cells, got %s: this process takes part in no election",
+            CELLS_VARIABLE, shown(named),
+        )  # fmt: skip
         return {}

@@ -20,6 +20,7 @@ from celery.signals import task_received, worker_shutting_down
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
@@ -70,7 +71,9 @@ class LeaderStep(bootsteps.StartStopStep):
         worker.leader = None
         try:
             _refuse_contradictions(worker.app, without_leader, leader_beat, beat)
-            if not without_leader:
+            if without_leader:
+                state.take_no_part()
+            else:
                 worker.leader = WorkerLeadership(worker, with_beat=leader_beat)
         except ConfigurationError as error:
             raise WorkerRefused(str(error)) from error

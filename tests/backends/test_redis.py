@@ -92,14 +92,25 @@ class TestRedisLedger(OfRedis, LedgerContract, NetworkedLedgerContract):
         b'{"holder_identity": "a", "lease_duration": 15, "fencing_token": []}',
         b'{"holder_identity": "a", "lease_duration": 15, "fencing_token": "1", "renew_time": "noon"}',
         b'{"holder_identity": "a", "lease_duration": NaN, "fencing_token": "1"}',
+        b'{"holder_identity": "a", "lease_duration": 1e308, "fencing_token": "1"}',
+        b'{"holder_identity": "a", "lease_duration": 15, "fencing_token": "9223372036854775807"}',
+        b'{"holder_identity": "a", "lease_duration": 15, "fencing_token": "%s"}' % (b"9" * 10_000),
+        b'{"holder_identity": "", "lease_duration": 1, "fencing_token": 1, "renew_time": "0001-01-01T00:00:00+23:59"}',
+        b'{"holder_identity": "half \\ud800", "lease_duration": 15, "fencing_token": "1"}',
+        b'{"holder_identity": "\\u001b[31m\\n", "lease_duration": "\\u001b[31m\\n", "fencing_token": "1"}',
+        b'{"holder_identity": "%s", "lease_duration": 15, "fencing_token": "1"}' % (b"a" * 10_000_000),
+        b"[" * 60_000,
     ],
+    ids=lambda value: value[:100],
 )
 def test_a_damaged_record_is_told_of_and_left_alone(server: RedisServer, raw: redis.Redis, value: bytes) -> None:
     """The message names the key, what is wrong and the cure; no call overwrites it."""
     raw.set(RECORD, value)
     lock = backend_of(server).lock("default")
-    with pytest.raises(RecordDamaged, match=r"celery-leader:\{default\}:record.*redis-cli DEL"):
+    with pytest.raises(RecordDamaged, match=r"celery-leader:\{default\}:record.*redis-cli DEL") as caught:
         lock.get()
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
     with pytest.raises(RecordConflict):
         lock.create(sample_record())
     assert raw.get(RECORD) == value
@@ -251,6 +262,25 @@ def test_a_hint_takes_milliseconds(server: RedisServer, raw: redis.Redis) -> Non
     assert heard[0] - begun < 1
     leader.close()
     follower.close()
+
+
+def test_a_notification_that_is_no_text_is_one_like_others(
+    server: RedisServer, raw: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends a wait, and the next one is heard as well."""
+    lock = backend_of(server).lock("default")
+    lock.create(sample_record())
+    channel = "celery-leader:{default}:changes"
+    lock.wait(0.01)
+    eventually(lambda: dict(raw.pubsub_numsub(channel))[channel.encode()] == 1)
+    for message in (b"\xff", b"\xfe\x1b[31m", b""):
+        lock.get()
+        raw.publish(channel, message)
+        begun = time.monotonic()
+        lock.wait(30)
+        assert time.monotonic() - begun < 10
+    assert not caplog.records
+    lock.close()
 
 
 def test_renewals_tell_nobody(server: RedisServer, raw: redis.Redis) -> None:

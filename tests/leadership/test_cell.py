@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from celery_leader.election import Term, Trust
 from celery_leader.election.clock import boot_time_ns
+from celery_leader.election.limits import LONGEST_NAME
+from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.cell import Cell
 
 
@@ -177,3 +181,34 @@ def test_a_file_that_can_not_be_made_is_told_of_and_removed() -> None:
     assert "Set TMPDIR" in said
     places = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # where cells are kept
     assert [path for place in places for path in place.glob(f".celery-leader-cell-{process.pid}-*")] == []
+
+
+def test_a_file_has_all_its_room_from_the_start() -> None:
+    """A file system that is full refuses it; a hole that can't be filled later would end the process by SIGBUS."""
+    cell = Cell.create(in_file=True)
+    try:
+        assert cell.path
+        stat = cell.path.stat()
+        assert stat.st_blocks * 512 >= stat.st_size > 0
+    finally:
+        cell.unlink()
+
+
+def test_a_full_file_system_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the cure, and nothing is left there."""
+    before = set(Path("/dev/shm").glob(".celery-leader-cell-*"))
+    monkeypatch.setattr(os, "posix_fallocate", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(ConfigurationError, match="No space left on device.*TMPDIR"):
+        Cell.create(in_file=True)
+    assert set(Path("/dev/shm").glob(".celery-leader-cell-*")) == before
+
+
+def test_the_longest_names_are_read_whole() -> None:
+    """What a record may name its holder, and a configuration an election and a candidate."""
+    cell = Cell.create()
+    for character in ("x", "𝄞", "\x1b", '"', "\\"):
+        name = character * LONGEST_NAME
+        cell.publish(trust(identity=name, token=2**53 - 1))
+        cell.publish_leader(name)
+        assert cell.term() == Term("default", name, 2**53 - 1)
+        assert cell.leader() == name

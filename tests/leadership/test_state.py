@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import celery_leader
@@ -55,3 +57,58 @@ def test_spawned_children_find_their_workers_cells(monkeypatch: pytest.MonkeyPat
     cell.unlink()
     monkeypatch.setattr(state, "_cells", None)
     assert not celery_leader.is_leader()
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "[]",
+        "7",
+        "null",
+        '"x"',
+        '{"default": 7}',
+        '{"default": null}',
+        '{"default": "a\\u0000b"}',
+        "{",
+        "[" * 100_000,
+        '{"default": "/dev/null"}',
+    ],
+    ids=lambda named: named[:20],
+)
+def test_an_environment_of_another_shape_names_no_cells(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
+) -> None:
+    """Nobody leads here, no question fails, and one line says why."""
+    monkeypatch.setattr(state, "_cells", None)
+    monkeypatch.setenv(state.CELLS_VARIABLE, named)
+    assert not celery_leader.is_leader()
+    assert celery_leader.get_leader() == ""
+    assert len(caplog.records) <= 1
+    assert len(caplog.text) < 700
+
+
+def test_who_takes_no_part_believes_in_nobody_s_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without a leader may have been started by one that leads, whose environment it has."""
+    cell = Cell.create(in_file=True)
+    try:
+        monkeypatch.setattr(state, "_cells", None)
+        monkeypatch.setenv(state.CELLS_VARIABLE, f'{{"default": "{cell.path}"}}')
+        now = SystemClock().monotonic()
+        cell.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
+        assert celery_leader.is_leader()
+        state.take_no_part()
+        assert not celery_leader.is_leader()
+        assert not state.takes_part()
+        assert state.CELLS_VARIABLE not in os.environ
+    finally:
+        cell.unlink()
+
+
+def test_who_takes_part_hands_on_its_own_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a worker that started it."""
+    monkeypatch.setattr(state, "_cells", None)
+    monkeypatch.setenv(state.CELLS_VARIABLE, '{"default": "/dev/shm/somebody-elses"}')
+    cells = {"default": Cell.create()}
+    state.register(cells)
+    assert state.CELLS_VARIABLE not in os.environ
+    state.unregister(cells)
