@@ -100,7 +100,7 @@ def read_status(app: Any) -> dict[str, Any]:
     settings = LeaderSettings.from_app(app)
     if settings.backend.startswith("memory:"):
         raise ConfigurationError(
-            f"leader_backend is {settings.backend}: each worker keeps elections in its own memory, and no other "
+            "leader_backend is memory://: each worker keeps elections in its own memory, and no other "
             "process sees them. Ask the workers: celery -A … inspect leader_status"
         )
     backend = backend_of(settings, app.main)

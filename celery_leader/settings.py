@@ -41,8 +41,8 @@ class LeaderSettings:
             schedule.
     """
 
-    backend: str
-    backend_options: Mapping[str, Any] = field(default_factory=dict)
+    backend: str = field(repr=False)  # both may hold a password
+    backend_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     elections: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {DEFAULT_ELECTION: {}})
     lease_duration: float = 15.0
     renew_deadline: float = 10.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from celery_leader.backends.base import Backend
 from celery_leader.exceptions import ConfigurationError
@@ -38,8 +38,9 @@ def open_backend(
     Raises:
         ConfigurationError: The URL's scheme is unknown, the URL is malformed, or what it needs is not installed.
     """
-    scheme = urlsplit(str(url)).scheme
-    if scheme not in _FACTORIES:
+    scheme, separator, _ = str(url).partition("://")
+    scheme = scheme.lower()
+    if not separator or scheme not in _FACTORIES:
         known = ", ".join(f"{name}://" for name in _FACTORIES)
         raise ConfigurationError(f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}.")
     path, extra = _FACTORIES[scheme]
@@ -61,7 +62,8 @@ def _load(path: str, scheme: str, extra: str) -> Any:
 
 
 def _redacted(url: object) -> str:
-    """Return *url* without what may be a password: everything between the scheme and the last @."""
-    text = str(url)
-    scheme, separator, rest = text.partition("?")[0].partition("://")
-    return f"{scheme}{separator}…@{rest.rpartition('@')[2]}" if "@" in rest else f"{scheme}{separator}{rest}"
+    """Return what of *url* can be no password: the scheme, or a mere word. Where the rest begins nobody can tell."""
+    scheme, separator, rest = str(url).partition("://")
+    if not re.fullmatch(r"[\w.+-]{0,30}", scheme):
+        return "…"
+    return f"{scheme}{separator}…" if rest else f"{scheme}{separator}"

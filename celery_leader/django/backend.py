@@ -43,7 +43,7 @@ def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, 
     for name, value in options.items():
         if not isinstance(value, bool):
             raise ConfigurationError(f"leader_backend_options[{name!r}] must be True or False, got {value!r}.")
-    _require_app(url)
+    _require_app()
     from celery_leader.django.options import alias_settings
 
     alias = url.partition("://")[2].rstrip("/") or "default"
@@ -51,18 +51,18 @@ def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, 
     return DjangoBackend(alias, prefix=prefix, timeout=timeout, **options)
 
 
-def _require_app(url: str) -> None:
+def _require_app() -> None:
     try:
         if not apps.ready:
             django.setup()
     except (ImproperlyConfigured, RuntimeError) as error:
         raise ConfigurationError(
-            f"{url} needs Django to be set up: {error} Set DJANGO_SETTINGS_MODULE, and open no backend while Django "
-            "itself is starting."
+            f"django-db:// needs Django to be set up: {error} Set DJANGO_SETTINGS_MODULE, and open no backend while "
+            "Django itself is starting."
         ) from error
     if not apps.is_installed("celery_leader.django"):
         raise ConfigurationError(
-            f'{url} needs the app: add "celery_leader.django" to INSTALLED_APPS and run '
+            'django-db:// needs the app: add "celery_leader.django" to INSTALLED_APPS and run '
             "`manage.py migrate celery_leader`."
         )
 

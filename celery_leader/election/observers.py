@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from celery_leader.election.limits import shown_value
 from celery_leader.election.term import StopReason, Term
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class _Queue:
                 deliver: Callable[..., None] = getattr(self._observer, method)
                 deliver(*args)
             except BaseException:  # even SystemExit is an observer's own: the next call and the others go on
-                logger.exception("Observer %r failed on %s%r", self._observer, method, args)
+                logger.exception("Observer %r failed on %s%s", self._observer, method, shown_value(args))
 
     def _next(self) -> tuple[str, tuple[Any, ...]] | None:
         with self._mutex:

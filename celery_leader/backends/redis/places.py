@@ -69,7 +69,7 @@ def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
         raise
     except ValueError:  # its text may hold a part of a password
         raise ConfigurationError(
-            f"leader_backend {description} can't be read. The characters / ? # @ : ; in a user or password must be "
+            f"leader_backend {description} can't be read. The characters / ? # @ : ; [ ] in a user or password must be "
             "percent-encoded, and ports and databases are numbers."
         ) from None
     except (TypeError, RedisError) as error:
@@ -208,7 +208,10 @@ def _describe(url: str) -> str:
 
 def _described(part: str) -> str:
     scheme, separator, rest = part.rpartition("://")
-    if set("/?#") & set(rest.rpartition("@")[0]):
+    if set("/?#[]") & set(rest.rpartition("@")[0]):
         return f"{scheme}{separator}…"
-    split = urlsplit(f"//{rest}")
+    try:
+        split = urlsplit(f"//{rest}")
+    except ValueError:  # brackets where no address of IPv6 is
+        return f"{scheme}{separator}…"
     return f"{scheme}{separator}{split.netloc.rpartition('@')[2]}{split.path}"
