@@ -12,10 +12,12 @@ from unittest import mock
 
 import pytest
 import redis
+from hypothesis import given
 
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, UnstorableClaim
-from tests.beat.conftest import EVERY_TEN, Fleet, dues
+from tests.beat.conftest import EVERY_TEN, START, Fleet, dues
+from tests.test_hostile_stores import CLAIMS, QUIETLY
 
 LEDGER = "proj:{default}:ledger"
 CLAIMED = "1763888400654321"
@@ -228,3 +230,31 @@ def test_half_of_a_batch_that_can_be_kept_is(monkeypatch: pytest.MonkeyPatch, fl
         assert claim.call_count < 80
     assert ledger._claims.keys() == {each.tick.entry for each in batch} - bad | {"ten"}
     assert [claims.can_keep(each.tick.entry) for each in batch] == [each.tick.entry not in bad for each in batch]
+
+
+@pytest.mark.redis
+@QUIETLY
+@given(early=CLAIMS, late=CLAIMS)
+def test_no_row_ends_a_beat_or_lets_it_spin(fleet: Fleet, raw: redis.Redis, early: bytes, late: bytes) -> None:
+    """One that was there before and one that comes meanwhile, of any bytes: the other entry's ticks go out in time."""
+    raw.flushall()
+    fleet.sent()
+    fleet.schedule = {name: {"task": f"t.{name}", "schedule": 10.0} for name in ("good", "early", "late")}
+    raw.hset(LEDGER, "entry:early", early)
+    leader = fleet.machine()
+    begun = (fleet.wall.now - START).total_seconds()
+    leader.lead()
+    leader.tick_until_idle()
+    raw.hset(LEDGER, "entry:late", late)
+    before = raw.info("stats")["total_commands_processed"]
+    for _ in range(3):
+        fleet.wall.advance(10)
+        leader.lead()
+        leader.tick_until_idle()
+        leader.tick_until_idle()
+    assert raw.info("stats")["total_commands_processed"] - before < 200
+    good = [each for each in fleet.sent() if each["task"] == "t.good"]
+    assert dues(good) == [begun + 10, begun + 20, begun + 30]
+    leader.scheduler.close()
+    leader.campaign.stop()
+    fleet.machines.remove(leader)
