@@ -59,3 +59,15 @@ def test_settings_show_no_password() -> None:
     settings = LeaderSettings(backend="redis://u:hunter2@h", backend_options=options)
     assert "hunter2" not in repr(settings)
     assert "lease_duration=15.0" in repr(settings)
+
+
+def test_celery_hides_a_password_where_the_documents_want_it() -> None:
+    """``inspect conf`` shows the query of a URL, which SECURITY.md advises against."""
+    app = Celery("proj", set_as_current=False)
+    for url, is_hidden in (
+        ("redis://u:hunter2@h", True),
+        ("redis://:hunter2@h", True),
+        ("redis://h?password=hunter2", False),
+    ):
+        app.conf.leader_backend = url
+        assert ("hunter2" not in app.conf.humanize()) is is_hidden
