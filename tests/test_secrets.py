@@ -18,10 +18,11 @@ from tests.cli.test_status import Context
 
 URLS = [
     "u:hunter2@host/0", "foo://u:hunter2?x@h", "foo://u:hunter2@h", "foo://u:x@hunter2/w?#@h", "redis:u:hunter2@h",
-    "redis:/u:hunter2@h", "redis//u:hunter2@h", "://u:hunter2@h", "hunter2@h://", "u:hunter2@h://redis://h", "redis://u:hunter2[@h",
-    "redis://u:hunter2]@h/0", "redis://u:[hunter2]@h", "redis+cluster://u:hunter2[@h;h2", "sentinel://u:hunter2[@h/0", "redis://u:x/hunter2@h",
-    "rediss://:hunter2@h:port", "django-db://u:hunter2@h", "redis://u:x;hunter2@h:1;h:2", "redis://u:hunter2@h:99999/0",
-    "redis://u:x?hunter2@h", "redis://u:x#hunter2@h", "redis://u:hunter2@[::1", "redis+cluster://u:hunter2@h/3",
+    "redis:/u:hunter2@h", "redis//u:hunter2@h", "://u:hunter2@h", "hunter2@h://", "u:hunter2@h://redis://h",
+    "redis://u:hunter2[@h", "redis://u:hunter2]@h/0", "redis+cluster://u:hunter2[@h;h2", "sentinel://u:hunter2[@h/0",
+    "redis://u:x/hunter2@h", "rediss://:hunter2@h:port", "django-db://u:hunter2@h", "redis://u:x;hunter2@h:1;h:2",
+    "redis://u:hunter2@h:99999/0", "redis://u:x?hunter2@h", "redis://u:x#hunter2@h", "redis://u:hunter2@[::1",
+    "redis+cluster://u:hunter2@h/3",
 ]  # fmt: skip
 
 
@@ -46,11 +47,21 @@ def test_no_error_shows_a_password(url: str, settings: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["redis://u:hunter2@h/0", "rediss://:hunter2@h", "redis://h?password=hunter2", "redis+cluster://u:hunter2@h;h2"],
+    [
+        "redis://u:hunter2@h/0",
+        "redis://u:[hunter2]@h",
+        "rediss://:hunter2@h",
+        "redis://h?password=hunter2",
+        "redis+cluster://u:hunter2@h;h2",
+    ],
 )
 def test_no_store_is_called_by_its_password(url: str) -> None:
-    """Log lines name it."""
-    assert "hunter2" not in open_backend(url).describe()
+    """Log lines name it. Newer Pythons refuse brackets in a URL, older ones read them."""
+    try:
+        described = open_backend(url).describe()
+    except ConfigurationError as error:
+        described = str(error)
+    assert "hunter2" not in described
 
 
 def test_settings_show_no_password() -> None:
@@ -64,10 +75,8 @@ def test_settings_show_no_password() -> None:
 def test_celery_hides_a_password_where_the_documents_want_it() -> None:
     """``inspect conf`` shows the query of a URL, which SECURITY.md advises against."""
     app = Celery("proj", set_as_current=False)
-    for url, is_hidden in (
-        ("redis://u:hunter2@h", True),
-        ("redis://:hunter2@h", True),
-        ("redis://h?password=hunter2", False),
-    ):
+    for url in ("redis://u:hunter2@h", "redis://:hunter2@h"):
         app.conf.leader_backend = url
-        assert ("hunter2" not in app.conf.humanize()) is is_hidden
+        assert "hunter2" not in app.conf.humanize()
+    app.conf.leader_backend_options = {"password": "hunter2"}
+    assert "hunter2" not in app.conf.humanize()
