@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from celery_leader.election.alarm import Alarm, in_words
-from celery_leader.exceptions import LeadershipLost
+from celery_leader.election.limits import shown_value
+from celery_leader.exceptions import LeaderError, LeadershipLost
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,14 @@ class TakeoverReports:
         """The ledger could not be opened at *now* (monotonic seconds) for the term *token*, though it is trusted."""
         if token != self._token:
             self._token, self._told, self._alarm = token, "", Alarm(after=self._patience)
+        cause = str(error) if isinstance(error, LeaderError) else shown_value(error)
         lasted = self._alarm.due(now)
         if lasted is not None:
             logger.error("Election %r, token %d: beat has not been able to take over for %s: %s. Periodic tasks are "
-                         "NOT sent.%s", self._election, token, in_words(lasted), error, self._cure(error))  # fmt: skip
-        elif str(error) != self._told:
-            logger.warning("Election %r, token %d: beat can't take over yet: %s", self._election, token, error)
-        self._told = str(error)
+                         "NOT sent.%s", self._election, token, in_words(lasted), cause, self._cure(error))  # fmt: skip
+        elif cause != self._told:
+            logger.warning("Election %r, token %d: beat can't take over yet: %s", self._election, token, cause)
+        self._told = cause
 
     @staticmethod
     def _cure(error: Exception) -> str:

@@ -23,6 +23,13 @@ else:
 
 
 _FIRST, _LAST = (f"{limit:%Y-%m-%d %H:%M:%S}" for limit in (EARLIEST, LATEST))
+#: By the database, whether a column holds a time that can be computed with.
+_IN_REACH = {
+    "postgresql": f"{{}} BETWEEN TIMESTAMPTZ '{_FIRST}+00' AND TIMESTAMPTZ '{_LAST}+00'",
+    "mysql": f"{{}} BETWEEN '{_FIRST}' AND '{_LAST}'",
+    # DATE() knows how many days a month has.
+    "sqlite": f"{{}} BETWEEN '{_FIRST}' AND '{_LAST}' AND DATE({{}}, '+0 days') = SUBSTR({{}}, 1, 10)",
+}
 
 
 class ExactCharField(CharField):
@@ -48,16 +55,8 @@ class UtcDateTimeField(DateTimeField):
 
         Drivers fail on such a value, and with it on all rows that a query returns.
         """
-        if compiler.connection.vendor == "postgresql":
-            condition, times = f"{sql} BETWEEN TIMESTAMPTZ '{_FIRST}+00' AND TIMESTAMPTZ '{_LAST}+00'", 2
-        elif compiler.connection.vendor == "sqlite":  # whose DATE() knows how many days a month has
-            condition, times = (
-                f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}' AND DATE({sql}, '+0 days') = SUBSTR({sql}, 1, 10)",
-                4,
-            )
-        else:
-            condition, times = f"{sql} BETWEEN '{_FIRST}' AND '{_LAST}'", 2
-        return f"CASE WHEN {condition} THEN {sql} END", [*params] * times
+        condition = _IN_REACH.get(compiler.connection.vendor, "1 = 1")
+        return f"CASE WHEN {condition.replace('{}', sql)} THEN {sql} END", [*params] * (condition.count("{}") + 1)
 
     def get_prep_value(self, value: Any) -> Any:
         """Return *value*, a moment, unchanged; a naive one is UTC."""

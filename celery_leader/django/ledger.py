@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from django.db import DataError, connections, transaction
+from django.db import DataError, OperationalError, connections, transaction
 
 from celery_leader.backends.reading import Reading
 from celery_leader.django.models import ENTRY_LENGTH, LedgerTerm, PeriodicRun
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How many entries one statement names: SQLite admits 999 parameters.
 _BATCH = 500
+#: MySQL's code of text with a character that the column's character set lacks; one of its drivers has no class for it.
+_NO_SUCH_CHARACTER = 1366
 #: How many rows are read in one call.
 _PAGE = 2000
 
@@ -47,13 +49,13 @@ class DjangoLedger:
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
-        self._connection.run(partial(self._open, token))
         reading = Reading[int]()
-        last = 0
-        while page := self._connection.run(partial(self._page, token, last)):
+        page = self._connection.run(partial(self._open, token))
+        while page:
             for run in page:
                 reading.take(run.pk, run.entry, self._as_claim, run)
-            last = page[-1].pk
+            is_last = len(page) < _PAGE
+            page = [] if is_last else self._connection.run(partial(self._page, token, page[-1].pk))
         if reading.damaged:
             self._connection.run(partial(self._drop, token, list(reading.damaged)))
         reading.report(f"{self.describe()}, table {_table_of(PeriodicRun)}")
@@ -85,12 +87,14 @@ class DjangoLedger:
 
     # -- transactions ------------------------------------------------------------------------------------------
 
-    def _open(self, token: int, using: str) -> None:
+    def _open(self, token: int, using: str) -> list[PeriodicRun]:
+        """Return the first rows, as many as a call has time for."""
         with self._locked(token, using) as opened:
             self._move_term(token, opened, using)
+            return list(self._runs(using).order_by("pk")[:_PAGE])
 
     def _page(self, token: int, after: int, using: str) -> list[PeriodicRun]:
-        """Return the rows that follow the one with the key *after*, so many as a call has time for."""
+        """Return the rows that follow the one with the key *after*, as many as a call has time for."""
         with self._locked(token, using):
             return list(self._runs(using).filter(pk__gt=after).order_by("pk")[:_PAGE])
 
@@ -236,7 +240,9 @@ def _telling_what_does_not_fit() -> Iterator[None]:
     """
     try:
         yield
-    except (DataError, ValueError, OverflowError) as error:
+    except (DataError, OperationalError, ValueError, OverflowError) as error:
+        if isinstance(error, OperationalError) and error.args[:1] != (_NO_SUCH_CHARACTER,):
+            raise
         raise UnstorableClaim(
             f"{shown(error)}. Rename the entry: a name has {ENTRY_LENGTH} characters at most, and no NUL in it"
         ) from error

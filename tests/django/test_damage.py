@@ -8,10 +8,17 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 
 from celery_leader.django.models import Election, LedgerTerm, PeriodicRun, TickEffect
-from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import (
+    LeadershipLost,
+    LockUnavailable,
+    RecordConflict,
+    RecordDamaged,
+    RecordNotFound,
+    UnstorableClaim,
+)
 from celery_leader.testing import sample_claim, sample_record
 
 if TYPE_CHECKING:
@@ -257,6 +264,24 @@ class TestLedger:
         PeriodicRun.objects.using(alias).filter(election="default", entry__in=["e3", "e30", "e31"]).update(run_count=-1)
         assert set(ledger.open(1)) == {f"e{number}" for number in range(50)} - {"e3", "e30", "e31"}
         assert len(other.open(1)) == 50
+
+
+@pytest.mark.parametrize(("code", "is_answer"), [(1366, True), (1205, False)])
+def test_a_character_that_a_column_lacks_is_an_answer(
+    sqlite_alias: str, backend_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, code: int, is_answer: bool
+) -> None:
+    """MySQL's other driver calls it an OperationalError, as it does a lock that took too long."""
+    LedgerTerm.objects.using(sqlite_alias).all().delete()
+    ledger = backend_of(sqlite_alias).ledger()
+    ledger.open(1)
+
+    def refuse(*_: Any) -> None:
+        raise OperationalError(code, "Incorrect string value")
+
+    monkeypatch.setattr(ledger, "_write", refuse)
+    for call in (ledger.claim, ledger.restore):
+        with pytest.raises(UnstorableClaim if is_answer else LockUnavailable, match="Incorrect string value"):
+            call(1, [sample_claim()])
 
 
 class TestEffects:

@@ -3,7 +3,8 @@
 -- times are microseconds since the epoch, and of id and schedule each may hold anything.
 -- Numbers stay decimal text: Lua's are doubles, and would round them.
 -- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
--- due time), or only the fields to forget, or for a page the cursor (at first "0") and about how many fields.
+-- due time), or only the fields to forget, or, to open it and for each further page of it, the cursor (at first "0") and
+-- about how many fields to return.
 -- Returns {"stale", token}, {"lost"}, {"damaged", the token's begin}, or {"ok", results...}; of a page the results are the
 -- next cursor ("0" after the last page), fields and values.
 local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
@@ -24,7 +25,7 @@ if (verb == 'claim' or verb == 'confirm') and opened ~= token then return {'lost
 if verb == 'open' or verb == 'restore' then redis.call('HSET', key, 'token', token) end
 
 local results = {'ok'}
-if verb == 'page' then
+if verb == 'open' or verb == 'page' then
   local page = redis.call('HSCAN', key, ARGV[3], 'COUNT', ARGV[4])
   results[2] = page[1]
   for _, part in ipairs(page[2]) do results[#results + 1] = part end

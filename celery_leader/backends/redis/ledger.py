@@ -33,7 +33,6 @@ class RedisLedger:
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
-        self._run("open", token)
         reading = Reading[bytes]()
         for field, value in self._fields(token):
             if field.startswith(_FIELD):
@@ -44,16 +43,16 @@ class RedisLedger:
         return reading.claims
 
     def _fields(self, token: int) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all fields and their values, some of them twice perhaps.
+        """Open the ledger and yield all fields and their values, some of them twice perhaps.
 
         So many at a time: Redis does nothing else while it hands them out, and each call has its own time.
         """
-        cursor: bytes | str = "0"
+        cursor, *parts = self._run("open", token, ["0", str(_PAGE)])
         while True:
-            cursor, *parts = self._run("page", token, [cursor, str(_PAGE)])
             yield from zip(parts[::2], parts[1::2], strict=True)
             if cursor == b"0":
                 return
+            cursor, *parts = self._run("page", token, [cursor, str(_PAGE)])
 
     def _drop(self, token: int, fields: Sequence[bytes]) -> None:
         for start in range(0, len(fields), _BATCH):
