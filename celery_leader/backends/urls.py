@@ -42,7 +42,10 @@ def open_backend(
     scheme = scheme.lower()
     if not separator or scheme not in _FACTORIES:
         known = ", ".join(f"{name}://" for name in _FACTORIES)
-        raise ConfigurationError(f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}.")
+        raise ConfigurationError(
+            f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}; for a "
+            "database of Django's django-db://<alias>."
+        )
     path, extra = _FACTORIES[scheme]
     factory = _load(path, scheme, extra)
     return cast(Backend, factory(url, prefix=prefix, timeout=timeout, options=dict(options or {})))

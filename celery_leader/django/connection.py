@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: What PostgreSQL and MySQL say of a login that they refuse; few drivers have a code for it.
+_LOGIN_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba.conf entry|role \".*\" does not exist|Access denied for user"
+)
 
 
 class OwnConnection(Session[str]):
@@ -70,7 +76,8 @@ class OwnConnection(Session[str]):
             raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
         except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
-            raise LockUnavailable(f"{self.describe()} gave no answer: {shown(cause)}{self._cure(cause)}") from error
+            what = "refused the login" if _LOGIN_REFUSED.search(cause) else "gave no answer"
+            raise LockUnavailable(f"{self.describe()} {what}: {shown(cause)}{self._cure(cause)}") from error
 
     def _cure(self, cause: str) -> str:
         """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""

@@ -118,7 +118,7 @@ class TestTls:
         """And it is not shown."""
         options = {"ssl_ca_certs": certificates.authority, "username": "leader", "password": "guessed"}
         lock = open_backend(secure_server.url, options=options).lock("default")
-        with pytest.raises(LockUnavailable, match="(?i)invalid username-password pair") as caught:
+        with pytest.raises(LockUnavailable, match="(?i)refused the login: invalid username-password pair") as caught:
             lock.get()
         assert "guessed" not in str(caught.value)
         lock.close()
@@ -340,6 +340,12 @@ class TestClusterUrl:
         for node in cluster.nodes:
             with pytest.raises(ConfigurationError, match=r"node of a Redis Cluster.*redis\+cluster://"):
                 open_backend(node.url).check()
+
+    @pytest.mark.parametrize("url", ["redis://localhost/abc", "redis://localhost:6379/0x", "rediss://localhost/1/2"])
+    def test_a_database_is_a_number(self, url: str) -> None:
+        """redis-py takes anything else for database 0."""
+        with pytest.raises(ConfigurationError, match="ports and databases are numbers"):
+            open_backend(url)
 
     @pytest.mark.parametrize(
         ("url", "options", "said"),

@@ -13,8 +13,9 @@ import pytest
 from django.db import connections, transaction
 
 from celery_leader.backends import open_backend
+from celery_leader.django.connection import _LOGIN_REFUSED
 from celery_leader.django.models import Election
-from celery_leader.exceptions import RecordNotFound
+from celery_leader.exceptions import LockUnavailable, RecordNotFound
 from celery_leader.testing import sample_claim, sample_record
 from tests.databases import variant
 from tests.django.conftest import own_threads, race, takeover
@@ -249,3 +250,26 @@ def test_costs_one_statement_a_call(alias: str, backend_of: Callable[..., Any]) 
     lock.get()
     assert [statement.split()[0] for statement in statements] == ["SELECT", "UPDATE", "SELECT", "SELECT"]
     assert statements[0] == "SELECT 1"
+
+
+def test_a_refused_login_is_said(server_alias: str, backend_of: Callable[..., Any]) -> None:
+    """The database is there: to start it would not help."""
+    said = pytest.raises(LockUnavailable, match="refused the login: ")
+    with variant(server_alias, USER="nobody_of_that_name", PASSWORD="wrong") as other, said:
+        backend_of(other).lock().get()
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_refused"),
+    [
+        ('FATAL: password authentication failed for user "x"', True),
+        ("fe_sendauth: no password supplied", True),
+        ('no pg_hba.conf entry for host "1.2.3.4", user "x"', True),
+        ("(1045, \"Access denied for user 'x'@'h' (using password: YES)\")", True),
+        ("connection refused", False),
+        ('relation "role" does not exist', False),
+    ],
+)
+def test_logins_are_told_from_outages(cause: str, is_refused: bool) -> None:
+    """By the words of both servers."""
+    assert bool(_LOGIN_REFUSED.search(cause)) is is_refused

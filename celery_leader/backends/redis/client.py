@@ -12,7 +12,7 @@ from shlex import quote
 from typing import Any, TypeVar
 
 from redis.client import PubSub
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, MovedError, NoScriptError, RedisError, ResponseError
 
 from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.backends.redis.places import OnConnection, Place
@@ -126,6 +126,11 @@ class RedisClient(Session[Any]):
             if "WRONGTYPE" in str(error):
                 raise damaged(self.place, key, "it holds another type than an election's") from error
             raise LockUnavailable(f"{self.place.description} refused: {shown(error)}") from error
+        except AuthenticationError as error:
+            raise LockUnavailable(
+                f"{self.place.description} refused the login: {shown(error)}. "
+                "Correct user and password in leader_backend"
+            ) from error
         except (RedisError, OSError) as error:
             cause = shown(error) or type(error).__name__
             raise LockUnavailable(f"{self.place.description} did not answer: {cause}") from error

@@ -78,7 +78,10 @@ def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
 
 
 def _plain(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
-    urlsplit(url).port  # noqa: B018  # raises on a port that is none
+    parts = urlsplit(url)
+    parts.port  # noqa: B018  # raises on a port that is none
+    if (database := parts.path.strip("/")) and not database.isdigit():
+        raise ValueError("redis-py takes it for database 0")
     bounded = _bounded(timeout, options)
 
     def connect(on_connection: OnConnection) -> redis.Redis:
