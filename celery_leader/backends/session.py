@@ -15,6 +15,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
+from celery_leader.election.runner import join
 from celery_leader.exceptions import LeaderError, LockUnavailable
 
 C = TypeVar("C")
@@ -49,7 +50,7 @@ class Session(Generic[C]):
             thread, self._thread = self._thread, None
         if thread and thread.is_alive():
             thread.stop()
-            thread.join(self.timeout)
+            join(thread, self.timeout)
 
     def ask(self, work: Callable[[C], T]) -> T:
         """Return what *work* returns, called with the connection on the session's thread.

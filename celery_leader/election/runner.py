@@ -24,6 +24,18 @@ DRAIN_POLL = 0.01
 UNINTERRUPTIBLE_SLEEP = 0.1
 
 
+def join(thread: threading.Thread, timeout: float | None) -> None:
+    """Wait up to *timeout* seconds for *thread* to end; see :meth:`threading.Thread.join`.
+
+    With eventlet's threads on Python 3.13 a time that is over is an error of eventlet's, which is no Exception.
+    """
+    try:
+        thread.join(timeout)
+    except BaseException as error:
+        if type(error).__module__ != "eventlet.timeout":
+            raise
+
+
 class Bell:
     """Wakes one thread, and may be rung by anybody: by a signal handler, too.
 
@@ -144,7 +156,7 @@ class ElectorThread:
         with self._starting:  # one that starts at this moment is to be waited for too
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
+            join(thread, timeout)
         return not self.is_alive
 
     def _run(self) -> None:

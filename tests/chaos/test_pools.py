@@ -18,7 +18,14 @@ SPAWNING = ["chaos_start_method", *(["worker_pool_start_method"] if celery.VERSI
 
 
 @pytest.mark.parametrize(
-    "options", [("-P", "prefork", "-c", "2"), ("-P", "threads", "-c", "2"), ("-P", "solo"), ("-P", "gevent", "-c", "4")]
+    "options",
+    [
+        ("-P", "prefork", "-c", "2"),
+        ("-P", "threads", "-c", "2"),
+        ("-P", "solo"),
+        ("-P", "gevent", "-c", "4"),
+        ("-P", "eventlet", "-c", "4"),
+    ],
 )
 def test_a_pool_works_and_hands_over(fleet: Fleet, options: tuple[str, ...]) -> None:
     """Ticks and guarded tasks run on the leader, and after its SIGTERM on the next."""

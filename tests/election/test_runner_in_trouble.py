@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, LeaderElector, SystemClock
+from celery_leader.election.runner import join
 from celery_leader.exceptions import LockUnavailable
 from celery_leader.testing import sample_record
 from tests.election.running import FAST, SLOW, Harmful, Make, Uninterruptible, holder, leads
@@ -199,3 +201,11 @@ def test_hints_are_no_more_than_hints(threads: Make) -> None:
     lock.tells = False
     lock.update(stored.record.released(SystemClock().utcnow()), stored)
     eventually(leads(follower), 5)
+
+
+def test_a_wait_that_is_over_is_no_error_of_eventlet_s() -> None:
+    """Its threads raise one, which is no Exception and would end a worker's shutdown; any other is one."""
+    over = type("Timeout", (BaseException,), {"__module__": "eventlet.timeout"})
+    join(mock.Mock(spec=threading.Thread, **{"join.side_effect": over}), 0.1)
+    with pytest.raises(SystemExit):
+        join(mock.Mock(spec=threading.Thread, **{"join.side_effect": SystemExit}), 0.1)
