@@ -12,13 +12,14 @@ from amqp.exceptions import MessageNacked
 from celery.beat import Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
-from celery_leader.beat.message import with_options
+from celery_leader.beat.lean_kombu import asking_first, with_lasting_clients
+from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outcome
 from celery_leader.beat.termination import CutOff, Termination
 from celery_leader.election.limits import shown
 from celery_leader.ledger import Claim
 
-logger = logging.getLogger(__name__)
+logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")
 
 #: AMQP's codes of a message that may be taken later: too large for the moment, no queue or no consumers, no
 #: permission, no such exchange (or a queue whose home node is down), a locked queue, one that was declared otherwise.
@@ -33,7 +34,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     io_timeout: float
     _termination: Termination | None
     _is_broker_away = False
-    _is_publishing = False
+    _sending: Sending | None = None
 
     @cached_property
     def connection(self) -> Any:
@@ -52,50 +53,95 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         }.get(transport.driver_type, {})
         connection.transport_options = {**ours, **(connection.transport_options or {})}
         if transport.driver_type == "redis":
-            connection.transport_cls = _with_lasting_clients(transport)
+            connection.transport_cls = with_lasting_clients(transport)
         return connection
+
+    @cached_property
+    def producer(self) -> Any:
+        """What to publish by; opens the connection."""
+        producer = super().producer
+        return asking_first(producer) if producer else producer
 
     def _ensure_connected(self) -> Any:
         """Open the connection if it is not, with one more try; the base would try for an hour."""
-        return self.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        return self.connection.ensure_connection(self._tell_of_error, 1, interval_start=0, interval_step=0)
 
-    def publish_tick(self, entry: Any, claim: Claim, token: int) -> Outcome:
-        """Publish the message of *claim*, which is of *entry*, for the term *token*.
+    def _tell_of_error(self, error: Exception, interval: float) -> None:
+        """Say what Celery's beat would say, once: it is asked each second."""
+        if not self._is_broker_away:
+            celerys_logger.error("beat: Connection error: %s. Trying again in %s seconds...", error, interval)
 
-        One that can never be sent is out of our hands as well: it is given up, as Celery's own beat does.
-        """
+    def is_reachable(self, claim: Claim) -> bool:
+        """Return whether there is a connection to publish by, after one try to open it, for the run of *claim*."""
+        if "producer" in self.__dict__:
+            return True
         try:
             with self._cut_off_in_time():
-                producer = self.producer
+                _ = self.producer
         except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
-            return self._has_failed(claim, error, Outcome.AWAY)
+            self._has_failed(claim, error, Outcome.AWAY)
+            return False
+        return True
+
+    def send_run(self, claim: Claim, token: int, send: Callable[[], Any]) -> Sending:
+        """Let *send*, a method of the base, publish the messages of *claim* for the term *token*.
+
+        Returns:
+            What became of it. A run that can never be sent is out of our hands as well: it is given up, as Celery's
+            own beat does.
+        """
+        sending, before = Sending(claim, token), self._sending
+        self._sending = sending
         try:
-            self._is_publishing = True
-            with with_options(entry, claim, token), self._cut_off_in_time():
-                logger.info("Scheduler: Sending due task %s (%s)", shown(entry.name), shown(entry.task))
-                super().apply_async(entry, producer=producer, advance=False)
-        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one message must not hold up the others
-            cause = error.__context__ if isinstance(error, SchedulingError) else error
-            return self._has_failed(claim, cause, self.outcome_of(cause))
+            sending.result = send()
+        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one run must not hold up the others
+            if error is not sending.error:
+                self._base_failed(sending, error)
         finally:
-            self._is_publishing = False
-        if self._is_broker_away:
+            self._sending = before
+        if sending.outcome is Outcome.OUT and self._is_broker_away:
             self._is_broker_away = False
             logger.info("The broker takes messages again")
-        return Outcome.OUT
+        return sending
+
+    def publish(self, sending: Sending, entry: Any, producer: Any, **kwargs: Any) -> Any:
+        """Have the base publish the next message of a run; see :meth:`celery.beat.Scheduler.apply_async`.
+
+        Raises:
+            SchedulingError: It could not be published, or the run's last message found the broker away.
+        """
+        if sending.outcome >= Outcome.AWAY:
+            raise SchedulingError(f"{entry.name}: its messages are sent when the broker is back")
+        try:
+            with sending.next_message(entry), self._cut_off_in_time():
+                if producer is None or "producer" not in self.__dict__:  # the channel of the one given was closed since
+                    producer = self.producer
+                return super().apply_async(entry, producer=producer, **kwargs)
+        except (Exception, CutOff) as error:
+            cause = error.__context__ if isinstance(error, SchedulingError) else error
+            sending.failed(error, self._has_failed(sending.claim, cause, self.outcome_of(cause)))
+            raise
 
     def should_sync(self) -> bool:
         """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
-        return not self._is_publishing and bool(super().should_sync())
+        return self._sending is None and bool(super().should_sync())
 
     def _cut_off_in_time(self) -> contextlib.AbstractContextManager[None]:
         return self._termination.cutting_off() if self._termination else contextlib.nullcontext()
+
+    @staticmethod
+    def _base_failed(sending: Sending, error: BaseException) -> None:
+        """Note that the base's own code raised. What it had not begun to send is offered to it again later."""
+        sending.failed(error, Outcome.OUT if sending.messages else Outcome.REFUSED)
+        tick = sending.claim.tick
+        logger.error("%s, due at %s, %s: its scheduler raised %r", shown(tick.entry), tick.due_at,
+                     "is not sent in full" if sending.messages else "stays claimed", error, exc_info=error)  # fmt: skip
 
     def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
         if outcome is Outcome.OUT:
             logger.error("%s, due at %s, can't be sent and is given up: %s",
-                         shown(claim.tick.entry), claim.tick.due_at, cause, exc_info=cause)  # fmt: skip
+                         shown(claim.tick.entry), claim.tick.due_at, cause)  # fmt: skip
         else:
             is_told = self._is_broker_away and outcome is Outcome.AWAY  # it is asked each second
             logger.log(logging.DEBUG if is_told else logging.ERROR,
@@ -135,26 +181,3 @@ def _is_refusal(error: BaseException | None) -> bool:
     """Return whether a broker that is there refused one message, by *error*: of RabbitMQ, or of Redis for its queue."""
     # redis-py is not there with other brokers, and has no class for the second.
     return isinstance(error, MessageNacked) or type(error).__name__ == "NoPermissionError" or "WRONGTYPE " in str(error)
-
-
-def _with_lasting_clients(transport: Any) -> Any:
-    """Return kombu's *transport* for Redis with lasting clients; it makes one a message, a quarter of its work."""
-
-    class Channel(transport.Channel):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.Client = _lasting(self.Client)  # type: ignore[has-type]  # kombu has no types
-
-    return type(transport.__name__, (transport,), {"Channel": Channel})
-
-
-def _lasting(make: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what *make* does, with one client for each pool of connections."""
-    clients: dict[Any, Any] = {}
-
-    def client(*, connection_pool: Any, **kwargs: Any) -> Any:
-        if connection_pool not in clients:
-            clients[connection_pool] = make(connection_pool=connection_pool, **kwargs)
-        return clients[connection_pool]
-
-    return client

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import schedules
 
-from celery_leader.beat.ticks import due_after, is_interval
+from celery_leader.beat.ticks import due_after, is_interval, zone_of
 from celery_leader.election.limits import LONGEST
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
@@ -149,4 +149,4 @@ def _following(schedule: Any, due: datetime, now: datetime) -> Iterator[datetime
 
 def _local(schedule: Any, time: datetime) -> datetime:
     """Return *time* where the schedule lives: crontabs before Celery 5.7 read hours off it."""
-    return time.astimezone(getattr(schedule, "tz", None))
+    return time.astimezone(zone_of(schedule))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from typing import Any
 
-from celery_leader.beat.mixin import STANDBY_WAIT
+from celery.beat import Service
+from celery.signals import beat_embedded_init, beat_init
+
+from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.scheduler import leader_scheduler
+from celery_leader.election.runner import Bell, join
 from celery_leader.leadership.campaign import Campaign
 
 logger = logging.getLogger(__name__)
@@ -18,19 +23,35 @@ class EmbeddedBeat:
     """Ticks while its worker lives; the leader's sends."""
 
     def __init__(self, app: Any, campaign: Campaign) -> None:
-        """Prepare a scheduler of the class that ``leader_beat_scheduler`` names."""
+        """Prepare a scheduler of the class that ``leader_beat_scheduler`` names.
+
+        Raises:
+            ConfigurationError: There is no such class, or it can't be imported.
+        """
         # Celery 5.5 has a process consume from every queue that it sends to by name, unless it was told from which.
         queues = app.amqp.queues
         queues.select(list(queues.consume_from))
         scheduler_class = leader_scheduler(campaign.settings.beat_scheduler)
         self._app = app
-        self._scheduler = scheduler_class(app=app, campaign=campaign, schedule_filename=app.conf.beat_schedule_filename)
-        self._stopping = threading.Event()
+        self._scheduler: LeaderMixin = scheduler_class(
+            app=app,
+            campaign=campaign,
+            schedule_filename=app.conf.beat_schedule_filename,
+            max_interval=app.conf.beat_max_loop_interval,
+        )
+        self._bell = Bell()
+        self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the leader's lease must not be given back now; see :attr:`LeaderMixin.is_busy`."""
+        """Whether the lease must not be given back now; see :attr:`LeaderMixin.is_busy`.
+
+        The election asks when the lease is about to be given back. A beat that has something to write first does so
+        at once.
+        """
+        if self._scheduler.is_to_write():
+            self._bell.ring()
         return self._scheduler.is_busy
 
     @property
@@ -44,15 +65,30 @@ class EmbeddedBeat:
 
     def stop(self, timeout: float) -> None:
         """Begin no tick any more, and wait up to *timeout* seconds for the last to end."""
-        self._stopping.set()
+        self._is_stopping = True
+        self._bell.ring()
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            join(self._thread, timeout)
 
     def _run(self) -> None:
         self._app.set_current()
-        while not self._stopping.is_set():
-            self._stopping.wait(self._tick())
-        self._scheduler.close()
+        try:
+            self._tell_receivers()
+            while not self._is_stopping:
+                self._bell.wait(self._tick())
+            self._scheduler.close()
+        finally:
+            _close_database_connections()
+
+    def _tell_receivers(self) -> None:
+        """Send the signals that an embedded beat of Celery's sends; the sender is the same kind of object."""
+        service = Service(self._app, scheduler_cls=type(self._scheduler))
+        service.scheduler = self._scheduler
+        for signal in (beat_init, beat_embedded_init):
+            try:
+                signal.send(sender=service)
+            except SystemExit:  # Celery's signals catch anything else
+                logger.exception("A receiver of %s wants to end this beat; the worker would go on without it", signal)
 
     def _tick(self) -> float:
         try:
@@ -60,3 +96,9 @@ class EmbeddedBeat:
         except Exception:  # one tick failed: the next may not, and the worker goes on in any case
             logger.exception("A tick of the beat failed")
             return STANDBY_WAIT
+
+
+def _close_database_connections() -> None:
+    """Close what this thread has opened of Django's databases, as its schedulers do: nobody else can."""
+    if database := sys.modules.get("django.db"):
+        database.connections.close_all()

@@ -13,24 +13,37 @@ class Due(NamedTuple):
     """An entry that is due.
 
     Attributes:
-        entry: The entry.
-        priority: Its place among those that are due at once.
+        event: What the heap holds of it: a time (seconds since the epoch), a priority, and the entry.
         delay: Seconds until it is due again.
     """
 
-    entry: Any
-    priority: int
+    event: Any
     delay: float
+
+    @property
+    def entry(self) -> Any:
+        """The entry."""
+        return self.event.entry
 
 
 #: What Celery gives every entry.
 _PRIORITY = 5
 
 
-def make(entries: Iterable[Any], now: float, look: Callable[[Any], tuple[bool, float]]) -> list[Any]:
-    """Return a heap of *entries*; see :func:`take_due` for the rest."""
+def make(
+    entries: Iterable[Any],
+    look: Callable[[Any], tuple[bool, float]],
+    when: Callable[[Any, float], float],
+) -> list[Any]:
+    """Return a heap of *entries*.
+
+    Args:
+        entries: All that there are.
+        look: Tells whether an entry is due, and in how many seconds to look again.
+        when: Tells what time it is in so many seconds.
+    """
     looks = ((entry, *look(entry)) for entry in entries)
-    made = [event_t(now + (0 if is_due else delay), _PRIORITY, entry) for entry, is_due, delay in looks]
+    made = [event_t(when(entry, 0 if is_due else delay), _PRIORITY, entry) for entry, is_due, delay in looks]
     heapq.heapify(made)
     return made
 
@@ -45,19 +58,25 @@ def take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, floa
         most: How many to take at the most.
     """
     taken: list[Due] = []
-    too_early: list[tuple[float, int, Any]] = []
+    too_early: list[tuple[Any, float]] = []
     while heap and len(taken) < most and heap[0][0] <= now:
-        _, priority, entry = heapq.heappop(heap)
-        is_due, delay = look(entry)
+        event = heapq.heappop(heap)
+        is_due, delay = look(event.entry)
         if is_due:
-            taken.append(Due(entry, priority, delay))
+            taken.append(Due(event, delay))
         else:
-            too_early.append((now + delay, priority, entry))
-    for time, priority, entry in too_early:  # now, or they would be looked at again and again
-        put(heap, time, priority, entry)
+            too_early.append((event, now + delay))
+    for event, time in too_early:  # now, or they would be looked at again and again
+        put_later(heap, event, time)
     return taken
 
 
-def put(heap: list[Any], time: float, priority: int, entry: Any) -> None:
-    """Put *entry* on *heap*, to be looked at when it is *time*."""
-    heapq.heappush(heap, event_t(time, priority, entry))
+def put_back(heap: list[Any], events: Iterable[Any]) -> None:
+    """Put *events* on *heap* again, where they were."""
+    for event in events:
+        heapq.heappush(heap, event)
+
+
+def put_later(heap: list[Any], event: Any, time: float) -> None:
+    """Put the entry of *event* on *heap* again, to be looked at when it is *time*."""
+    heapq.heappush(heap, event_t(time, event.priority, event.entry))

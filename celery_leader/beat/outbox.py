@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum
+from functools import partial
 from typing import NamedTuple
 
 from celery_leader.beat.claims import Claims
@@ -22,15 +23,17 @@ REFUSED_AGAIN, REFUSED_AGAIN_AT_MOST = 5.0, 60.0
 OFFERED_TOGETHER = 50
 
 
-class Outcome(Enum):
-    """What became of handing a message to the broker."""
+class Outcome(IntEnum):
+    """What became of handing a run to the broker; the greater, the worse."""
 
     #: It is out of our hands: the broker has it, or it can never be sent.
-    OUT = auto()
-    #: The broker is there, and does not take this message now.
-    REFUSED = auto()
+    OUT = 0
+    #: The broker is there, and does not take it now.
+    REFUSED = 1
     #: The broker takes no messages now.
-    AWAY = auto()
+    AWAY = 2
+    #: This process may send nothing any more. The next leader sends the run.
+    ENDED = 3
 
 
 @dataclass
@@ -71,19 +74,26 @@ class Outbox:
 
         Args:
             claims: The term's.
-            may_send: Asked immediately before each message: whether the term is still trusted, and no stop requested.
-            send: Hands a tick's message to the broker.
+            may_send: Asked immediately before each run: whether the term is still trusted, and no stop requested.
+            send: Hands the messages of a run to the broker; used for runs that were claimed before.
             counts: Where to count.
             now: A monotonic clock, in seconds.
         """
         self.claims = claims
-        #: Whether the broker took nothing any more at the end of the last delivery.
+        #: Whether the broker took nothing any more when something was last offered to it.
         self.is_stuck = False
         self._may_send = may_send
         self._send = send
         self._counts = counts or TickCounts()
         self._now = now
         self._put_off: dict[str, _PutOff] = {}  # entries whose message was refused
+        self._unconfirmed: list[Claim] = []  # sent, and to be confirmed together
+        self._away_in_a_row = 0
+
+    def begin(self) -> None:
+        """Begin a new round of sending: the broker may be back."""
+        self.is_stuck = False
+        self._away_in_a_row = 0
 
     def claim(self, claims: Sequence[Claim]) -> list[bool]:
         """Make ticks ours; return for each whether it is. See :meth:`Claims.claim`."""
@@ -91,38 +101,37 @@ class Outbox:
         self._counts.claimed += sum(accepted)
         return accepted
 
+    def offer(self, claim: Claim, send: Callable[[], Outcome]) -> Outcome:
+        """Let *send* hand the run of *claim*, which is ours, to the broker; return what became of it.
+
+        A run that is out of our hands is confirmed with others, by :meth:`confirm_sent` at the latest. Any other stays
+        claimed: for :meth:`deliver_again`, or for the next leader.
+        """
+        outcome = send()
+        if outcome is Outcome.AWAY:
+            self._away_in_a_row += 1
+            self.is_stuck |= self._away_in_a_row == FAILURES_OF_A_BROKER
+        elif outcome is Outcome.REFUSED:
+            self._away_in_a_row = 0
+            self._put_it_off(claim.tick.entry)
+        elif outcome is Outcome.OUT:
+            self._away_in_a_row = 0
+            self._is_out(claim)
+        return outcome
+
     def deliver(self, claims: Iterable[Claim]) -> None:
         """Send the messages of *claims*, which are ours, and confirm them. One that fails does not hold up the others.
 
         What is not out of our hands then stays claimed: for the next call, or the next leader.
         """
-        sent: list[Claim] = []
-        in_a_row = 0
-        self.is_stuck = False
+        self.begin()
         try:
             for claim in claims:
-                if not self._may_send():
+                if not self._may_send() or self.is_stuck:
                     return
-                outcome = self._send(claim)
-                if outcome is Outcome.AWAY:
-                    in_a_row += 1
-                    self.is_stuck = in_a_row == FAILURES_OF_A_BROKER
-                    if self.is_stuck:
-                        return
-                    continue
-                in_a_row = 0
-                if outcome is Outcome.REFUSED:
-                    self._put_it_off(claim.tick.entry)
-                    continue
-                self._put_off.pop(claim.tick.entry, None)
-                sent.append(claim)
-                self._counts.sent += 1
-                if len(sent) == CONFIRMED_TOGETHER:
-                    confirmed, sent = sent, []
-                    self.claims.confirm(confirmed)
+                self.offer(claim, partial(self._send, claim))
         finally:
-            if sent:
-                self.claims.confirm(sent)
+            self.confirm_sent()
 
     def deliver_again(self, *, newest_first: bool = False) -> None:
         """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
@@ -135,6 +144,19 @@ class Outbox:
             self.deliver(self._to_be_offered(self.claims.unsent(newest_first=newest_first)))
         finally:
             self._counts.resent += self._counts.sent - before
+
+    def confirm_sent(self) -> None:
+        """Confirm what was sent and not confirmed yet."""
+        if self._unconfirmed:
+            sent, self._unconfirmed = self._unconfirmed, []
+            self.claims.confirm(sent)
+
+    def _is_out(self, claim: Claim) -> None:
+        self._put_off.pop(claim.tick.entry, None)
+        self._unconfirmed.append(claim)
+        self._counts.sent += 1
+        if len(self._unconfirmed) == CONFIRMED_TOGETHER:
+            self.confirm_sent()
 
     def _to_be_offered(self, claims: Iterable[Claim]) -> Iterator[Claim]:
         now, again = self._now(), 0

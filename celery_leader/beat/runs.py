@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery_leader.beat.catch_up import CatchUp, plan
-from celery_leader.beat.ticks import fingerprint, task_id, utc
+from celery_leader.beat.ticks import fingerprint, task_id, utc, where_it_lives
 from celery_leader.election.limits import EARLIEST, LATEST, TOO_MANY, shown_value
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick
@@ -34,6 +34,11 @@ class Run:
     claim: Claim
     missed: int
     by_due_time: bool
+
+    @property
+    def last_run_at(self) -> datetime:
+        """The last run of the entry once this one is claimed."""
+        return where_it_lives(self.entry.schedule, self.claim.claimed_at)
 
 
 def _counted(entry: Any) -> int:

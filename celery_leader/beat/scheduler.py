@@ -9,7 +9,11 @@ from celery.beat import PersistentScheduler, Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
-from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.mixin import BeatRefused, LeaderMixin
+from celery_leader.beat.schedule import definer
+
+#: What is done in our way where a base leaves it to Celery.
+_ASKED = ("populate_heap", "is_due", "reserve", "schedule", "schedules_equal")
 
 
 def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
@@ -20,26 +24,34 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
 
     Returns:
         The same class each time, by whatever name *base* is given.
+
+    Raises:
+        BeatRefused: There is no class of that name, or it can't be imported.
     """
-    return _leader_of(symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers"))))
+    try:
+        return _leader_of(symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers"))))
+    except Exception as error:
+        if isinstance(error, BeatRefused):
+            raise
+        raise BeatRefused(
+            f"The scheduler {base!r} can't be imported: {type(error).__name__}: {str(error).rstrip('.')}. Name its "
+            "class, such as celery.beat:Scheduler, in leader_beat_scheduler or after -S, and install what it needs."
+        ) from error
 
 
 @cache
 def _leader_of(base_class: type[Any]) -> type[LeaderMixin]:
     if issubclass(base_class, LeaderMixin):
         return base_class
-    has_celerys_mapping = base_class.schedule in (Scheduler.schedule, PersistentScheduler.schedule)
+    celerys = {name for name in _ASKED if definer(base_class, name) in {Scheduler, PersistentScheduler}}
     attributes = {
         "__module__": __name__,
-        "uses_heap": all(
-            getattr(base_class, name) is getattr(Scheduler, name) for name in ("tick", "populate_heap", "apply_entry")
-        ),
-        "keeps_entries_as_celery": (
-            base_class.is_due is Scheduler.is_due
-            and base_class.reserve is Scheduler.reserve
-            and has_celerys_mapping  # another may write down what is put into it
-        ),
-        "keeps_its_schedule": base_class.schedules_equal is Scheduler.schedules_equal and has_celerys_mapping,
+        "has_celerys_heap": "populate_heap" in celerys,
+        "decides_what_is_due": "is_due" not in celerys,
+        "has_to_write": definer(base_class, "sync") is not Scheduler,
+        # Another mapping may write down what is put into it.
+        "keeps_entries_as_celery": {"is_due", "reserve", "schedule"} <= celerys,
+        "keeps_its_schedule": {"schedule", "schedules_equal"} <= celerys,
     }
     return type(f"Leader{base_class.__name__}", (adapter_for(base_class), base_class), attributes)
 

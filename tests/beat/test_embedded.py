@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from celery import Celery
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from celery import Celery, signals
+from celery.beat import Scheduler, Service
 
 from celery_leader.beat.embedded import EmbeddedBeat
+from celery_leader.beat.farewell import PATIENCE
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.settings import LeaderSettings
+from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
+from tests.waiting import eventually
 
 
 def test_a_worker_does_not_consume_what_its_beat_sends_elsewhere() -> None:
@@ -19,3 +31,108 @@ def test_a_worker_does_not_consume_what_its_beat_sends_elsewhere() -> None:
     assert list(app.amqp.queues.consume_from) == ["celery"]
     app.amqp.queues.select_add("asked for")  # as `control add_consumer` does
     assert set(app.amqp.queues.consume_from) == {"celery", "asked for"}
+
+
+class Written(Scheduler):
+    """Writes last runs down in ``sync``, as schedulers with a store do."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.written: list[int] = []
+        super().__init__(*args, **kwargs)
+
+    def sync(self) -> None:
+        self.written.append(self.schedule["ten"].total_run_count)
+
+
+@pytest.fixture
+def worker(fleet: Fleet) -> Machine:
+    """A worker's machine with an embedded beat that leads and writes last runs down."""
+    fleet.schedule = EVERY_TEN
+    fleet.conf["leader_beat_scheduler"] = f"{__name__}:Written"
+    machine = fleet.machine()
+    machine.beat = EmbeddedBeat(machine.scheduler.app, machine.campaign)  # type: ignore[attr-defined]
+    machine.scheduler = machine.beat._scheduler  # type: ignore[attr-defined]
+    machine.scheduler.sync_every = 1e9  # Celery's cadence is not what is tested
+    machine.lead()
+    machine.tick_until_idle()
+    machine.scheduler._do_sync()
+    machine.scheduler.written.clear()
+    return machine
+
+
+def test_what_was_sent_is_written_before_the_lease_goes_back(fleet: Fleet, worker: Any) -> None:
+    """The election asks whether the beat is busy, and waits until it has written: afterwards it may not."""
+    assert not worker.beat.is_busy
+    fleet.wall.advance(10)
+    worker.scheduler.tick()
+    assert worker.scheduler.written == []
+    worker.campaign.close_to_new_work()
+    assert worker.beat.is_busy
+    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+        worker.scheduler.tick()
+    assert worker.scheduler.written == [1]
+    assert not worker.beat.is_busy
+    assert dues(fleet.sent()) == [10]
+
+
+def test_a_beat_that_resigns_writes_and_goes_on(fleet: Fleet, worker: Any) -> None:
+    """Guarded work may keep the lease for longer; what the beat sends meanwhile is written as well."""
+    for count in (1, 2):
+        fleet.wall.advance(10)
+        worker.scheduler.tick()
+        assert worker.beat.is_busy
+        worker.scheduler.tick()
+        assert worker.scheduler.written[-1] == count
+        assert not worker.beat.is_busy
+    assert dues(fleet.sent()) == [10, 20]
+
+
+def test_a_lease_waits_for_no_store_that_hangs(fleet: Fleet, worker: Any) -> None:
+    """Some seconds, and others may lead."""
+    fleet.wall.advance(10)
+    worker.scheduler.tick()
+    now = time.monotonic()
+    with mock.patch.object(worker.scheduler._farewell, "_now", return_value=now) as clock:
+        assert worker.beat.is_busy
+        clock.return_value = now + PATIENCE + 0.1
+        assert not worker.beat.is_busy
+
+
+def test_a_deposed_beat_writes_nothing(fleet: Fleet, worker: Any) -> None:
+    """Its successor may have written already."""
+    fleet.wall.advance(10)
+    worker.scheduler.tick()
+    worker.resign()
+    assert worker.beat.is_busy
+    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+        worker.scheduler.tick()
+    worker.scheduler.close()
+    assert worker.scheduler.written == []
+
+
+def test_the_signals_of_an_embedded_beat_are_sent(fleet: Fleet) -> None:
+    """As Celery does: both, by the thread that ticks, with a service for a sender; no receiver ends the beat."""
+    fleet.schedule = EVERY_TEN
+    machine = fleet.machine()
+    beat = EmbeddedBeat(machine.scheduler.app, machine.campaign)
+    seen: list[tuple[str, Any, Any, str]] = []
+
+    def receiver(name: str) -> Callable[..., None]:
+        def receive(sender: Any, **_: Any) -> None:
+            seen.append((name, type(sender), sender.scheduler, threading.current_thread().name))
+            sys.exit("as celery-leader itself does in a beat that follows no leader")
+
+        return receive
+
+    receivers = {name: receiver(name) for name in ("beat_init", "beat_embedded_init")}
+    for name, each in receivers.items():
+        getattr(signals, name).connect(each)
+    try:
+        machine.lead()
+        beat.start()
+        eventually(lambda: "ten" in beat._scheduler.schedule)
+    finally:
+        beat.stop(timeout=5)
+        for name, each in receivers.items():
+            getattr(signals, name).disconnect(each)
+    assert seen == [(name, Service, beat._scheduler, "celery-leader-beat") for name in receivers]

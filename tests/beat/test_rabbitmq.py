@@ -173,7 +173,7 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
     fleet: Fleet, rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many: each stays claimed, is offered again some seconds later, and arrives when it is taken."""
-    caplog.set_level(logging.INFO, "celery_leader")
+    caplog.set_level(logging.INFO, "celery.beat")
     with channel(rabbit_server) as open_channel:
         limits = {"x-max-length": 1, "x-overflow": "reject-publish"}
         open_channel.queue_declare("full", durable=True, auto_delete=False, arguments=limits)
@@ -223,9 +223,9 @@ def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_se
     """By itself, and by a next leader at once."""
     fleet.schedule = {"bad": entry("t.bad", exchange="nowhere", routing_key="x")}
     first = leading(fleet, rabbit_server)
-    offer = mock.Mock(side_effect=first.scheduler.publish_tick)
+    offer = mock.Mock(side_effect=first.scheduler.send_run)
     with (
-        mock.patch.object(first.scheduler, "publish_tick", offer),
+        mock.patch.object(first.scheduler, "send_run", offer),
         mock.patch.object(first.scheduler._outbox, "_now", return_value=0.0) as now,
     ):
         tick_at(fleet, first)
@@ -235,8 +235,8 @@ def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_se
             assert offer.call_count == offered
     first.resign()
     second = fleet.machine(broker=rabbit_server.url)
-    offer = mock.Mock(side_effect=second.scheduler.publish_tick)
-    with mock.patch.object(second.scheduler, "publish_tick", offer):
+    offer = mock.Mock(side_effect=second.scheduler.send_run)
+    with mock.patch.object(second.scheduler, "send_run", offer):
         second.lead()
         second.scheduler.tick()
     assert offer.call_count == 1

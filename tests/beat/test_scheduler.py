@@ -143,7 +143,7 @@ def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None
     for _ in range(3):
         leader.lead()
         with (
-            mock.patch("celery_leader.beat.mixin.BATCH", 100),
+            mock.patch("celery_leader.beat.batch.BATCH", 100),
             mock.patch.object(MemoryLedger, "claim", autospec=True, side_effect=MemoryLedger.claim) as claim,
         ):
             leader.tick_until_idle()
@@ -171,7 +171,7 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) 
 
     with (
         mock.patch.object(first.scheduler.app, "send_task", send_and_stop),
-        mock.patch("celery_leader.beat.mixin.ENDING_TIME", 0),
+        mock.patch("celery_leader.beat.sender.ENDING_TIME", 0),
     ):
         first.scheduler.tick()
     sent = fleet.sent()

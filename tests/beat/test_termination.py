@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from kombu.serialization import codec
 
-from celery_leader.beat import mixin, termination
+from celery_leader.beat import sender, termination
 from celery_leader.beat.termination import CutOff, Termination
 from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
 from tests.waiting import eventually
@@ -124,7 +124,7 @@ def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], alarms: m
     fleet.wall.advance(10)
     with (
         mock.patch.object(termination, "PATIENCE", 0.05),
-        mock.patch.object(mixin, "ENDING_TIME", 0.0),
+        mock.patch.object(sender, "ENDING_TIME", 0.0),
         mock.patch.object(leader.scheduler.app, "send_task", hang),
     ):
         leader.scheduler.tick()

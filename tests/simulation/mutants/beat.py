@@ -8,9 +8,11 @@ from uuid import uuid4
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.backends.reading import Reading
-from celery_leader.beat import runs
+from celery_leader.beat import message, runs
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.sender import SenderMixin
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.mutants.registry import mutant
 
@@ -138,16 +140,41 @@ def m16k_one_bad_name_fails_its_batch() -> None:
 @mutant(killer="tests/beat/test_damaged_ledgers.py")  # worlds give each request its time
 def m16l_refused_and_asked_again_at_once() -> None:
     """Claims what was refused again without a pause."""
-    together = LeaderMixin._tick_together
+    send_due = SenderMixin._send_due
 
-    def hasty(self: LeaderMixin, outbox: Any) -> float:
-        delay = together(self, outbox)
+    def hasty(self: SenderMixin, outbox: Any) -> float:
+        delay = send_due(self, outbox)
         return 0 if self._heap is None else delay
 
-    LeaderMixin._tick_together = hasty
+    SenderMixin._send_due = hasty
 
 
 @mutant()
 def m16m_damaged_claims_stay() -> None:
     """Reads whatever a ledger holds, so that no claim ever takes the place of one that is due in the year 9998."""
     Reading.take = lambda self, row, entry, decode, *values: self.claims.update({entry: decode(*values)})
+
+
+@mutant(killer="tests/beat/test_bases.py")  # a world's schedulers send one message a run
+def m16n_one_id_for_all_messages_of_a_run() -> None:
+    """Names every message of a run like the run."""
+    message.message_id = lambda task_id, number: task_id
+
+
+@mutant(killer="tests/beat/test_bases.py")
+def m16o_trust_is_looked_at_once_a_run() -> None:
+    """Sends the rest of a run's messages whoever leads meanwhile."""
+    apply_async = SenderMixin.apply_async
+
+    def careless(self: SenderMixin, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+        if self._sending and self._sending.messages:
+            return self.publish(self._sending, entry, producer, advance=advance)
+        return apply_async(self, entry, producer, advance, **kwargs)
+
+    SenderMixin.apply_async = careless
+
+
+@mutant(killer="tests/beat/test_embedded.py")
+def m16p_last_runs_are_written_too_late() -> None:
+    """Gives the lease back before the base has written what it may only write while it leads."""
+    Farewell.ask = lambda self: False

@@ -1,0 +1,215 @@
+"""The runs that are due together: claimed in one call of the ledger, sent one by one by the base's own ``tick``."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from celery_leader.beat import heap
+from celery_leader.beat.claims import BATCH
+from celery_leader.beat.outbox import Outbox
+from celery_leader.beat.runs import Planner, Run
+from celery_leader.beat.ticks import StoppedClocks, utc
+from celery_leader.election.limits import shown_value
+from celery_leader.ledger import Claim
+
+logger = logging.getLogger(__name__)
+
+#: For how long (seconds) an entry is left alone whose run can't be claimed or sent now.
+PAUSE = 1.0
+
+
+class Host(Protocol):
+    """What a batch asks of its scheduler."""
+
+    max_interval: float
+
+    @property
+    def heap(self) -> list[Any] | None:
+        """Celery's heap of entries; None for a base that has none."""
+
+    def look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
+        """Return whether *entry* is due, and in how many seconds to look again."""
+
+    def adjust(self, n: float) -> float:
+        """Return how long to wait instead of *n* seconds."""
+
+    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+        """Return since when *entry* has been due."""
+
+    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
+        """Let *entry* have run at *last_run_at* for the last time."""
+
+    def count_missed(self, run: Run) -> None:
+        """Count and log the runs that *run* lets go."""
+
+    def was_refused(self, runs: Sequence[Run]) -> None:
+        """Read the ledger again: somebody claimed *runs*, or later ones, before."""
+
+    def can_send(self, claim: Claim) -> bool:
+        """Return whether this process may send, and reaches its broker."""
+
+
+class _Claimed(NamedTuple):
+    run: Run
+    due: heap.Due
+
+
+class Batch:
+    """What one tick of a leader claims together.
+
+    Celery's ``tick`` asks whether the first entry of its heap is due, sends it, and puts it back on the heap. When it
+    asks, everything that is due is claimed. From then on the heap holds one claimed entry at a time, and ``tick`` is
+    called once for each of them. A base with a ``tick`` of its own that knows no heap claims its runs one by one.
+    """
+
+    def __init__(self, host: Host, outbox: Outbox, planner: Planner, clocks: StoppedClocks) -> None:
+        """Begin an empty one, at the moment of *clocks*."""
+        #: The moment.
+        self.now = clocks.now
+        #: Why nothing could be claimed. Celery's ``tick`` would take it for a fault of the entry that it asked about.
+        self.error: Exception | None = None
+        self._host = host
+        self._outbox = outbox
+        self._planner = planner
+        self._timestamp = clocks.now.timestamp()
+        self._look = partial(host.look, clocks)
+        self._claimed: dict[str, _Claimed] = {}  # and not sent yet
+        self._advanced: tuple[Any, float] | None = None
+        self._queue: deque[Any] = deque()  # what the heap held of them, and is to hold one by one
+        self._shown: list[Any] | None = None  # the base's heap, with one claimed entry in it
+        self._last: Any = None  # what was shown on it last
+        self._rest: list[Any] = []  # a heap of all others
+        self._is_held = False
+        self._is_outdated = False
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are claimed runs that are not sent yet."""
+        return bool(self._claimed)
+
+    def is_due(self, entry: Any) -> tuple[bool, float]:
+        """Return whether the base is to send *entry* now, and in how many seconds to look again."""
+        if entry.name not in self._claimed:
+            entries = self._host.heap
+            if not entries or entries[0].entry is not entry:
+                return self._look(entry) if self._may_be_claimed(entry) else (False, PAUSE)
+            self._claim_all_due(entries)
+            if entry.name not in self._claimed:
+                return False, max(0.0, entries[0].time - self._timestamp)
+        run, due = self._claimed[entry.name]
+        self._is_held = not self._host.can_send(run.claim)
+        return (False, PAUSE) if self._is_held else (True, due.delay)
+
+    def take(self, entry: Any) -> Run | None:
+        """Return the claimed run of *entry*, which is sent now; None when there is none."""
+        claimed = self._claimed.pop(entry.name, None)
+        return claimed and claimed.run
+
+    def advance(self, entry: Any, advanced: Any) -> None:
+        """Let *advanced*, which takes the place of *entry*, have the last run that was claimed."""
+        if entry.name not in self._claimed:
+            return
+        run, due = self._claimed[entry.name]
+        self._host.set_last_run(advanced, run.last_run_at, run.claim.run_count)
+        if run.by_due_time:
+            self._advanced = advanced, self._seconds_to_next(advanced, due.delay)
+
+    def when(self, entry: Any, delay: float) -> float:
+        """Return when (seconds since the epoch) to look at *entry* again, for which the base has *delay* in mind."""
+        advanced, self._advanced = self._advanced, None
+        wait = advanced[1] if advanced and advanced[0] is entry else self._host.adjust(delay) or 0
+        return self._timestamp + wait
+
+    def show_next(self) -> bool:
+        """Let the base's heap hold the next claimed entry.
+
+        Returns:
+            Whether there is one, it can be sent, and the base has taken the last one.
+        """
+        entries = self._shown
+        if self._is_held or not self._claimed or entries is None or entries is not self._host.heap:
+            return False
+        while self._queue[0].entry.name not in self._claimed:
+            self._queue.popleft()
+        if self._queue[0] is self._last:
+            return False
+        self._hide(entries)
+        self._last = self._queue[0]
+        entries[:] = [self._last]
+        return True
+
+    def end(self) -> bool:
+        """Let the base's heap hold everything again; return whether it is as it was meant to be."""
+        if self._shown is not None and self._shown is self._host.heap:
+            self._hide(self._shown)
+            self._shown[:] = self._rest
+        return not (self._claimed or self._is_outdated or self.error)
+
+    def _hide(self, entries: list[Any]) -> None:
+        """Put what the base put on its heap, or left there, to the rest; claimed entries are not part of that yet."""
+        heap.put_back(self._rest, [event for event in entries if event.entry.name not in self._claimed])
+
+    def _claim_all_due(self, entries: list[Any]) -> None:
+        """Claim the runs of all that is due on the base's heap, which holds one of them afterwards."""
+        found = heap.take_due(entries, self._timestamp, self._look, most=BATCH)
+        try:
+            self._claim(entries, found)
+        except Exception as error:  # noqa: BLE001  # raised again behind the base's tick
+            self.error = error
+            heap.put_back(entries, [due.event for due in found])
+            return
+        if self._claimed:
+            self._shown, self._rest = entries, entries[:]
+            entries[:] = [self._queue[0]]
+
+    def _claim(self, entries: list[Any], found: Sequence[heap.Due]) -> None:
+        planned = [(due, run) for due in found if (run := self._planned(entries, due))]
+        if not planned:
+            return
+        accepted = self._outbox.claim([run.claim for _, run in planned])
+        for (due, run), is_ours in zip(planned, accepted, strict=True):
+            if is_ours:
+                self._is_ours(entries, due, run)
+            else:
+                heap.put_later(entries, due.event, self._timestamp + PAUSE)
+        refused = [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]
+        if refused := [run for run in refused if self._outbox.claims.can_keep(run.entry.name)]:
+            self._is_outdated = True
+            self._host.was_refused(refused)
+
+    def _planned(self, entries: list[Any], due: heap.Due) -> Run | None:
+        """Return the run to claim; None, and look again later, where the one before waits or nothing can be told."""
+        wait = PAUSE
+        if self._may_be_claimed(due.entry):
+            try:
+                return self._planner.run(due.entry, self.now)
+            except Exception:  # it must not stop the others
+                logger.exception("The run of %s can't be told; looking again later", shown_value(due.entry.name))
+                wait = self._host.max_interval
+        heap.put_later(entries, due.event, self._timestamp + wait)
+        return None
+
+    def _may_be_claimed(self, entry: Any) -> bool:
+        """Return whether a run of *entry* can be claimed: none before it waits, and the ledger can keep it."""
+        claims = self._outbox.claims
+        return not claims.waits(entry.name) and claims.can_keep(entry.name)
+
+    def _is_ours(self, entries: list[Any], due: heap.Due, run: Run) -> None:
+        if run.missed:
+            self._host.count_missed(run)
+        if run.claim.sent:  # let go
+            self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
+            heap.put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))
+        else:
+            self._claimed[due.entry.name] = _Claimed(run, due)
+            self._queue.append(due.event)
+
+    def _seconds_to_next(self, entry: Any, delay: float) -> float:
+        """Return in how many seconds *entry*, whose runs are counted by due time, is due; *delay* if nothing tells."""
+        due = self._host.due_time(entry, self.now)
+        return max(0.0, (due - utc(self.now)).total_seconds()) if due else delay
