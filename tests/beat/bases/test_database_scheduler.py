@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import timedelta
 from typing import Any
 from unittest import mock
@@ -13,6 +14,7 @@ from django.test.client import Client
 from django.test.utils import CaptureQueriesContext
 
 from celery_leader.beat import scheduler
+from celery_leader.beat.embedded import EmbeddedBeat
 from tests.beat.bases.conftest import (
     DatabaseFleet,
     crontab,
@@ -24,6 +26,7 @@ from tests.beat.bases.conftest import (
 )
 from tests.beat.conftest import dues
 from tests.servers import PostgresServer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.bases
 
@@ -344,3 +347,105 @@ def test_a_takeover_without_a_schedule_waits_for_it(dcb: DatabaseFleet) -> None:
         assert leader.scheduler.tick() == 0
     leader.tick_until_idle()
     assert names(dcb.after(leader, 10)) == ["ten"]
+
+
+def leader_of(dcb: DatabaseFleet, base: Any) -> Any:
+    """Start a machine that leads by a scheduler of the project's own."""
+    machine = dcb.fleet.machine(base)
+    machine.scheduler.app.set_current()
+    machine.lead()
+    machine.tick_until_idle()
+    return machine
+
+
+def test_a_project_s_own_sync_is_called(dcb: DatabaseFleet) -> None:
+    """As often as by its own beat; last runs are there by then."""
+    from django_celery_beat.schedulers import DatabaseScheduler
+
+    seen: list[int] = []
+
+    class Own(DatabaseScheduler):
+        def sync(self) -> None:
+            super().sync()
+            seen.append(dcb.ran("ten")[1])
+
+    dcb.add("ten")
+    leader = leader_of(dcb, Own)
+    seen.clear()
+    dcb.after(leader, 10)
+    leader.scheduler._do_sync()
+    leader.scheduler.close()
+    assert seen == [1, 1]
+
+
+def test_a_project_s_own_entries_are_saved_one_by_one(dcb: DatabaseFleet) -> None:
+    """Once for many runs, as by its own beat: each save may take a while, or leave a trace."""
+    from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
+
+    saved: list[tuple[str, int]] = []
+
+    class OwnEntry(ModelEntry):
+        def save(self) -> None:
+            saved.append((self.name, self.model.total_run_count))
+            super().save()
+
+    class Own(DatabaseScheduler):
+        Entry = OwnEntry
+
+    for name in ("ten", "too"):
+        dcb.add(name)
+    leader = leader_of(dcb, Own)
+    leader.scheduler._do_sync()
+    for _ in range(3):
+        assert len(dcb.after(leader, 10)) == 2
+    assert saved == []
+    leader.scheduler._do_sync()
+    assert sorted(saved) == [("ten", 3), ("too", 3)]
+    assert dcb.ran("ten") == (dcb.fleet.wall.now, 3)
+
+
+def test_receivers_of_saved_entries_are_told(dcb: DatabaseFleet) -> None:
+    """An audit log, say."""
+    from django.db.models.signals import post_save
+    from django_celery_beat.models import PeriodicTask
+
+    saved: list[tuple[str, int]] = []
+
+    def note(instance: Any, **_: Any) -> None:
+        saved.append((instance.name, instance.total_run_count))
+
+    dcb.add("ten")
+    post_save.connect(note, sender=PeriodicTask)
+    try:
+        leader = dcb.leader()
+        leader.scheduler._do_sync()
+        dcb.after(leader, 10)
+        leader.scheduler._do_sync()
+    finally:
+        post_save.disconnect(note, sender=PeriodicTask)
+    assert saved == [("ten", 1)]
+
+
+@on_postgres
+def test_the_beat_of_a_worker_that_ended_has_no_connection(dcb: DatabaseFleet, postgres_server: PostgresServer) -> None:
+    """The test database that it used can be dropped, without waiting for Python to collect garbage."""
+
+    def connections_of_beats() -> int:
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'bases' AND query ILIKE '%periodictask%'"
+        return int(postgres_server.execute(sql))
+
+    dcb.add("ten")
+    dcb.fleet.conf["leader_beat_scheduler"] = "django_celery_beat.schedulers:DatabaseScheduler"
+    machine = dcb.machine()
+    connection.close()
+    beat = EmbeddedBeat(machine.scheduler.app, machine.campaign)
+    machine.lead()
+    gc.disable()
+    try:
+        beat.start()
+        eventually(lambda: connections_of_beats() == 1)
+        machine.resign()  # as a worker does before it ends
+        beat.stop(timeout=5)
+        eventually(lambda: connections_of_beats() == 0)
+    finally:
+        gc.enable()

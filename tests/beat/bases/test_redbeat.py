@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -224,3 +225,27 @@ def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatFleet) -> None
     redbeat.leader()
     assert redbeat.fleet.ledger._claims.keys() == {"kept"}
     assert [each["task"] for each in redbeat.fleet.sent()] == ["t.kept"]
+
+
+def test_a_message_is_told_of_once(redbeat: RedBeatFleet, caplog: pytest.LogCaptureFixture) -> None:
+    """By RedBeat, with the id of its message; and when it is sent again."""
+    caplog.set_level(logging.DEBUG, "celery.beat")
+    redbeat.fleet.schedule = EVERY_TEN
+    leader = redbeat.leader()
+
+    def told() -> list[str]:
+        found = [each.getMessage().splitlines()[0] for each in caplog.records if each.name == "celery.beat"]
+        caplog.clear()
+        return [line for line in found if "ten" in line and "Stored" not in line]
+
+    told()
+    (headers,) = redbeat.after(leader, 10)
+    assert told() == ["Scheduler: Sending due task ten (t.ten)", f"Scheduler: t.ten sent. id->{headers['id']}"]
+    redbeat.fleet.wall.advance(10)
+    with broken_broker(leader):
+        leader.scheduler.tick()
+    sending, failed = told()
+    assert sending == "Scheduler: Sending due task ten (t.ten)"
+    assert failed.startswith("Scheduler: Message Error: Couldn't apply scheduled task ten: [Errno 111]")
+    assert len(redbeat.after(leader, 0)) == 1
+    assert told() == ["Scheduler: Sending due task ten (t.ten)"]

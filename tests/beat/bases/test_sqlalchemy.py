@@ -1,0 +1,128 @@
+"""sqlalchemy-celery-beat's schedule in an SQLite file, led by ours."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from celery_leader.beat.embedded import EmbeddedBeat
+from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
+from tests.chaos.harness import Fleet as Workers
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.bases
+
+BASE = "sqlalchemy_celery_beat.schedulers:DatabaseScheduler"
+
+
+@pytest.fixture
+def path(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The database, at whose clock its entries look."""
+    from sqlalchemy_celery_beat.schedulers import ModelEntry, session_manager
+
+    monkeypatch.setattr(session_manager, "prepared", False)  # else one database a process has tables
+    monkeypatch.setattr(ModelEntry, "_default_now", lambda entry: fleet.wall.now)
+    path = tmp_path / "schedule.db"
+    fleet.conf |= {"beat_dburi": f"sqlite:///{path}", "result_expires": None, "leader_beat_scheduler": BASE}
+    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    return path
+
+
+def leading(fleet: Fleet) -> Machine:
+    """A machine that leads; whoever led does so no more."""
+    for machine in fleet.machines:
+        machine.resign()
+    leader = fleet.machine(BASE)
+    leader.scheduler.app.set_current()  # whose clock schedules look at
+    leader.lead()
+    leader.tick_until_idle()
+    return leader
+
+
+def last_runs(path: Path) -> dict[str, tuple[datetime | None, int]]:
+    """Return when the entries ran last by the database, and how often."""
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, last_run_at, total_run_count FROM celery_periodictask").fetchall()
+    return {name: (at and datetime.fromisoformat(at).replace(tzinfo=timezone.utc), count) for name, at, count in rows}
+
+
+def test_due_entries_are_sent_once_over_a_handover(fleet: Fleet, path: Path) -> None:
+    """The schedule is installed by who leads first, and claimed in batches."""
+    leader = leading(fleet)
+    assert fleet.sent() == []
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+    leader = leading(fleet)
+    assert fleet.sent() == []
+    fleet.wall.advance(20)
+    with mock.patch.object(fleet.ledger, "claim", side_effect=fleet.ledger.claim) as claim:
+        leader.tick_until_idle()
+        assert claim.call_count == 1
+    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
+
+
+def test_an_edit_takes_effect(fleet: Fleet, path: Path) -> None:
+    """As with its own beat."""
+    leader = leading(fleet)
+    scheduler: Any = leader.scheduler
+    with closing(scheduler.Session()) as session:
+        session.query(scheduler.Model).filter_by(name="ten").one().enabled = False
+        session.commit()
+    fleet.wall.advance(30)
+    leader.tick_until_idle()
+    assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+
+
+def test_last_runs_are_written_before_the_lease_goes_back(fleet: Fleet, path: Path) -> None:
+    """A worker that ends has its beat write them, though it may begin no tick any more; a successor reads them."""
+    leader = leading(fleet)
+    candidate = leader.campaign.candidates["default"]
+    beat = EmbeddedBeat(leader.scheduler.app, leader.campaign)
+    assert not beat.is_busy
+    beat._scheduler.tick()
+    fleet.wall.advance(10)
+    beat._scheduler.tick()
+    assert dues(fleet.sent()) == [10]
+    leader.campaign.close_to_new_work()
+    assert candidate.elector.term
+    assert beat.is_busy
+    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+        beat._scheduler.tick()
+    assert not beat.is_busy
+    assert last_runs(path)["ten"] == (START + timedelta(seconds=10), 1)
+    assert last_runs(path)["minute"][1] == 0
+    beat._scheduler.close()
+
+
+@pytest.mark.redis
+@pytest.mark.chaos
+def test_a_worker_that_is_stopped_writes_last_runs(tmp_path: Path) -> None:
+    """In a process, by SIGTERM; the hand-over is as quick as ever."""
+    path = tmp_path / "schedule.db"
+    with RedisServer() as server:
+        conf = {"beat_dburi": f"sqlite:///{path}", "leader_beat_scheduler": BASE, "result_expires": None}
+        workers = Workers(tmp_path, server, server.url, conf=conf)
+        try:
+            workers.start("one", "-P", "threads", "-c", "1")
+            assert workers.await_ticking_leader() == "one"
+            workers.start("two", "-P", "threads", "-c", "1")
+            eventually(lambda: "two@chaos ready" in (tmp_path / "two.log").read_text(), timeout=30)
+            terms = len(workers.evidence().terms())
+            begun = workers.signal("one", signal.SIGTERM)
+            lasted = workers.await_term(terms) - begun
+            written = last_runs(path)
+            assert workers.await_end("one") == 0
+            claimed = workers.claimed()
+            assert 0 < written["second"][1] <= claimed["second"]
+            assert lasted < 1.0
+        finally:
+            workers.close()
