@@ -5,7 +5,7 @@ PYTHON ?= python3
 environment = $(PYTHON) scripts/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit chaos simulate mutants stress lint format services demo admin clean
+.PHONY: help test test-unit chaos simulate mutants compatibility stress lint format services demo admin clean
 
 # How long `make chaos` harms each fleet, and what seeds its random choices (printed; a new one each time when empty).
 MINUTES ?= 5
@@ -14,11 +14,13 @@ SEED ?=
 # How many worlds `make simulate` runs, and the first.
 SEEDS ?= 10000
 FIRST ?= 0
+# Whose tests `make compatibility` runs: all when empty.
+SUITES ?=
 # For how long `make stress` runs, in seconds.
 STRESS ?= 60
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## Run everything: lint, and all tests on the lowest and the highest supported versions, and over other schedulers
 	@$(PYTHON) scripts/check.py lint tests bases chaos
@@ -36,6 +38,9 @@ simulate: ## Run SEEDS simulated worlds (from FIRST on) on all cores, and count 
 
 mutants: ## Put each classic fault into elector or beat, and show which seed or test notices
 	@python=$$($(environment) highest) && exec $$python -m tests.simulation.mutants
+
+compatibility: ## Run the tests of Celery's beat and of other schedulers (SUITES) on ours, while it leads
+	@$(PYTHON) scripts/compatibility.py $(SUITES)
 
 stress: ## Stop, start, wake, pause and resign from many threads for STRESS seconds, and count what happened
 	@python=$$($(environment) highest) && CELERY_LEADER_STRESS_SECONDS=$(STRESS) exec $$python -m pytest -q -s tests/election/test_stress.py::test_stress

@@ -1,9 +1,10 @@
 """Make the virtual environment `.venv/NAME` and print where its Python is.
 
-    python3 scripts/environment.py highest|lowest|bases|demo
+    python3 scripts/environment.py highest|lowest|bases|compatibility|demo
 
 `lowest` holds the oldest supported versions on the oldest Python found, `highest` the newest on the newest, `bases`
-the schedulers of others that ours can lead, `demo` what the example needs. It uses venv and pip only, so that a machine
+the schedulers of others that ours can lead, `compatibility` what their own tests need besides, `demo` what the example
+needs. It uses venv and pip only, so that a machine
 with Python, git and make is enough. An environment is made anew only when the Python or the metadata in
 `pyproject.toml` has changed since (a stamp inside it remembers).
 """
@@ -25,6 +26,7 @@ REQUIREMENTS = {
     "highest": ["--group", "highest", "--editable", "."],
     "lowest": ["--group", "lowest", "--editable", "."],
     "bases": ["--group", "bases", "--editable", "."],
+    "compatibility": ["--group", "compatibility", "--editable", "."],
     "demo": ["--group", "demo", "--editable", "."],
 }
 # Asks for all that a worker and the tests need: a shim with no Python behind it, or one built without SSL, fails here.
