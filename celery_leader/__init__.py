@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery_leader.app import setup
     from celery_leader.leadership.state import current_term, fencing_token, get_leader, is_leader
-    from celery_leader.tasks import leader_only, once_per_tick
+    from celery_leader.tasks.leader_only import leader_only
+    from celery_leader.tasks.once_per_tick import once_per_tick
 
 __version__ = "0.1.0"
 
@@ -23,8 +24,8 @@ _HOMES = {
     "fencing_token": "celery_leader.leadership.state",
     "get_leader": "celery_leader.leadership.state",
     "is_leader": "celery_leader.leadership.state",
-    "leader_only": "celery_leader.tasks",
-    "once_per_tick": "celery_leader.tasks",
+    "leader_only": "celery_leader.tasks.leader_only",
+    "once_per_tick": "celery_leader.tasks.once_per_tick",
 }
 
 

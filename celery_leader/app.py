@@ -12,7 +12,7 @@ from celery.signals import beat_init
 
 from celery_leader.beat.second_sender import refuse_second_sender
 from celery_leader.settings import apps_set_up, leader_values
-from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.tasks.leader_only import acknowledge_guarded_tasks_late, route_guarded_tasks
 from celery_leader.worker import control
 from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
 from celery_leader.worker.wrong_states import guarded_tasks, listed

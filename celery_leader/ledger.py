@@ -19,6 +19,9 @@ from celery_leader.election.limits import (
 )
 from celery_leader.exceptions import UnstorableClaim
 
+#: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
+DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:

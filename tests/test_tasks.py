@@ -16,7 +16,7 @@ from kombu import Exchange, Queue
 import celery_leader
 from celery_leader import leader_only
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.tasks import LeaderRouter, leader_queue, mark_of
+from celery_leader.tasks.leader_only import LeaderRouter, leader_queue, mark_of
 from celery_leader.testing import forced_leader
 
 

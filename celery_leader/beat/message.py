@@ -9,10 +9,7 @@ from typing import Any
 from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION
 from celery_leader.beat.outbox import Outcome
 from celery_leader.beat.ticks import message_id
-from celery_leader.ledger import Claim
-
-#: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
-DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
+from celery_leader.ledger import DUE_HEADER, TOKEN_HEADER, Claim
 
 #: For publishing: one more try at once, for a connection that was cut while it was idle. What fails then stays claimed,
 #: and is sent when the broker is back.

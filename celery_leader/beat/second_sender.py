@@ -20,7 +20,6 @@ from celery.schedules import maybe_schedule
 from celery.utils.functional import LRUCache
 from celery.utils.saferepr import saferepr
 
-from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.mixin import LeaderMixin
 from celery_leader.beat.ticks import is_interval
 from celery_leader.election import Lock
@@ -28,6 +27,7 @@ from celery_leader.election.alarm import Alarm
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.campaign import backend_of
 from celery_leader.leadership.watch import LeaderFromOutside, Watch
+from celery_leader.ledger import DUE_HEADER
 from celery_leader.settings import LeaderSettings, leader_values
 
 logger = logging.getLogger(__name__)

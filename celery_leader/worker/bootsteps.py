@@ -24,7 +24,7 @@ from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
-from celery_leader.tasks import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.tasks.leader_only import acknowledge_guarded_tasks_late, route_guarded_tasks
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 from celery_leader.worker.wrong_states import Check, checks_of

@@ -11,7 +11,7 @@ from celery.worker import state as worker_state
 from kombu import Queue
 
 from celery_leader.leadership.campaign import Campaign, Candidate
-from celery_leader.tasks import leader_queue, mark_of
+from celery_leader.tasks.leader_only import leader_queue, mark_of
 
 logger = logging.getLogger(__name__)
 

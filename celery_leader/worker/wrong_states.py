@@ -12,7 +12,7 @@ from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.leadership.watch import LeaderFromOutside
 from celery_leader.settings import BEAT_ELECTION, LeaderSettings
-from celery_leader.tasks import mark_of
+from celery_leader.tasks.leader_only import mark_of
 
 logger = logging.getLogger(__name__)
 

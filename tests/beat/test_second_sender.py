@@ -16,9 +16,9 @@ from celery.utils.saferepr import saferepr
 
 from celery_leader.backends import open_backend
 from celery_leader.beat import second_sender
-from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.scheduler import LeaderScheduler
 from celery_leader.beat.second_sender import SecondSenders, refuse_second_sender
+from celery_leader.ledger import DUE_HEADER
 from celery_leader.testing import sample_record
 from tests.project import Project
 

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
-from celery_leader.ledger import Tick
+from celery_leader.ledger import DUE_HEADER, Tick
 from tests.chaos.harness import VISIBILITY, Fleet
 from tests.servers import RedisServer
 from tests.waiting import eventually

@@ -14,10 +14,9 @@ from celery.exceptions import Ignore, Reject
 import celery_leader
 from celery_leader import once_per_tick
 from celery_leader.backends.memory import MemoryEffects
-from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
 from celery_leader.leadership.effects import guard_of
-from celery_leader.ledger import Tick
+from celery_leader.ledger import DUE_HEADER, Tick
 
 DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
 TICK = task_id("proj", Tick("default", "invoices", DUE))

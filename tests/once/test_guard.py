@@ -15,11 +15,10 @@ from celery.exceptions import Ignore, Reject
 import celery_leader
 from celery_leader import leader_only, once_per_tick
 from celery_leader.backends.memory import MemoryEffects
-from celery_leader.beat.message import DUE_HEADER
 from celery_leader.beat.ticks import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
-from celery_leader.ledger import Tick
-from celery_leader.tasks import leader_queue
+from celery_leader.ledger import DUE_HEADER, Tick
+from celery_leader.tasks.leader_only import leader_queue
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
 from tests.once.conftest import DUE, TICK, Runs, deliver, is_dropped, taken
@@ -29,7 +28,7 @@ def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.Lo
     """The second message is dropped, and the state of the task stays what the first left."""
     runs = Runs(app)
     assert deliver(runs.task) is None
-    with caplog.at_level(logging.INFO, "celery_leader.tasks"):
+    with caplog.at_level(logging.INFO, "celery_leader.tasks.once_per_tick"):
         assert is_dropped(deliver(runs.task))
     assert runs.count == 1
     assert f"invoices[{TICK}] dropped: this tick was done" in caplog.text
