@@ -12,6 +12,7 @@ from celery_leader.backends.redis import RedisEffects
 from celery_leader.exceptions import LockUnavailable, RecordDamaged
 from celery_leader.testing.effects_contract import LONG, TICK, EffectsContract
 from tests.servers import RedisServer
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.redis
 
@@ -61,6 +62,18 @@ def test_a_key_of_somebody_else_is_left_alone(effects: RedisEffects, raw: redis.
         with pytest.raises(RecordDamaged, match=f"proj:once:{TICK}"):
             call()
     assert raw.lrange(KEY, 0, -1) == [b"x"]
+
+
+def test_a_claim_without_a_ttl_ends(effects: RedisEffects, raw: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
+    """No worker wrote it, so none will end it. One line names key and cure; the tick waits no longer than a run."""
+    raw.set(KEY, "somebody")
+    admission = effects.begin(TICK, "a", 0.2)
+    assert (admission.may_run, admission.is_done, admission.wait) == (False, False, 0.2)
+    effects.begin(TICK, "b", LONG)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{KEY} says that a tick runs, but has no TTL" in caplog.text
+    assert "DEL it" in caplog.text
+    eventually(lambda: effects.begin(TICK, "a", LONG).may_run)
 
 
 def test_a_server_that_is_away_gives_no_answer(own_server: RedisServer) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 from celery_leader.backends.effects import Admission
 from celery_leader.backends.redis.client import RedisClient
+
+logger = logging.getLogger(__name__)
 
 
 class RedisEffects:
@@ -26,6 +29,12 @@ class RedisEffects:
         outcome, *rest = self._run("begin", task_id, owner, seconds)
         if outcome == "busy":
             return Admission(wait=max(0, int(rest[0])) / 1000)
+        if outcome == "endless":
+            logger.warning(
+                "%s%s says that a tick runs, but has no TTL: no worker wrote that. It ends in %.0f s; until then the "
+                "tick waits. DEL it to let the tick run now.", self._prefix, task_id, seconds,
+            )  # fmt: skip
+            return Admission(wait=seconds)
         return Admission(may_run=outcome == "begun", is_done=outcome == "done")
 
     def done(self, task_id: str, owner: str, seconds: float) -> bool:
