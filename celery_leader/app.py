@@ -12,9 +12,11 @@ from celery.signals import beat_init
 
 from celery_leader.beat.second_sender import refuse_second_sender
 from celery_leader.settings import apps_set_up, leader_values
-from celery_leader.tasks.leader_only import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.tasks.routing import route_guarded_tasks
+from celery_leader.tasks.wiring import prepare_guarded_tasks
 from celery_leader.worker import control
 from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
+from celery_leader.worker.reception import GuardedStrategy
 from celery_leader.worker.wrong_states import guarded_tasks, listed
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ def setup(app: Celery) -> Celery:
     if app.configured:
         route_guarded_tasks(app)
     if app.finalized:
-        acknowledge_guarded_tasks_late(app)
+        prepare_guarded_tasks(app, GuardedStrategy)
     return app
 
 
@@ -85,4 +87,4 @@ def _on_after_configure(sender: Celery, **_: Any) -> None:
 
 
 def _on_after_finalize(sender: Celery, **_: Any) -> None:
-    acknowledge_guarded_tasks_late(sender)
+    prepare_guarded_tasks(sender, GuardedStrategy)

@@ -79,8 +79,11 @@ def get_leader(election: str = DEFAULT_ELECTION) -> str:
 
 
 def accepts_work(election: str) -> bool:
-    """Return whether work that is reserved for the leader of *election* may begin here at this moment."""
-    cell = _cell(election)
+    """Return whether work that is reserved for the leader of *election* may begin here at this moment.
+
+    A worker that takes no part in that election is a follower.
+    """
+    cell = _known_cells().get(election)
     return cell is not None and cell.accepts_work()
 
 

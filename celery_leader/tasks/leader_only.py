@@ -1,195 +1,139 @@
-"""Tasks that run on the leader only: the decorator, its router, its queue."""
+"""``@leader_only``: tasks that run on the leader."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args, overload
 
-from celery import Celery, Task, current_app
-from celery._state import get_current_task
-from celery.local import Proxy
+from celery import Task
+from celery._state import _task_stack
+from celery.app.task import Context
 from celery.states import IGNORED
-from kombu import Queue
 
 from celery_leader.exceptions import ConfigurationError, NotLeader
 from celery_leader.leadership import state
-from celery_leader.settings import DEFAULT_ELECTION, LeaderSettings, queue_name
-from celery_leader.tasks.turning_away import GoBack, TurnedAway
+from celery_leader.settings import DEFAULT_ELECTION, apps_set_up
+from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, delivery_of, guard_on, guarded
 
 logger = logging.getLogger(__name__)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+#: A function or a task class.
+Target = TypeVar("Target", bound=Callable[..., Any])
 
-_MARK = "__leader_only__"
-_ON_FOLLOWER = ("forward", "skip", "raise")
+#: What a follower may do with a message that came by another queue than the leader's.
+OnFollower = Literal["forward", "skip", "raise"]
+
+#: Celery's tasks that call another task, like a function, wherever they run.
+MAPS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+
+#: The header of a message that reached a follower by another queue, and is not forwarded: added by the worker's main
+#: process. A message that has it from the start only loses its own run.
+TO_FOLLOWER_HEADER = "leader_to_follower"
 
 
 @dataclass(frozen=True)
-class LeaderOnly:
-    """What :func:`leader_only` says of a task."""
+class LeaderOnly(Guard):
+    """The options of :func:`leader_only`."""
+
+    decorator: ClassVar = "leader_only"
+    example: ClassVar = 'election="reports"'
 
     election: str
-    on_follower: str
+    on_follower: OnFollower
+
+    def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
+        """Run *task* in the term that lasts now, or turn its message away."""
+        term = state.current_term(self.election) if state.accepts_work(self.election) else None
+        if term is None:
+            self._turn_away(task, request)
+        with state.in_term(term):
+            return call()
+
+    def called_directly(self, task: Task, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        """Run *task* as its caller's code asks; where Celery calls it on a message's behalf, refuse."""
+        caller = _delivered_caller()
+        if caller is None:
+            return call()
+        if caller.name in MAPS:
+            raise NotLeader(
+                f"{task.name} is reserved for the leader of {self.election!r}, and {caller.name} calls it in any "
+                "worker. Send a group instead of map, starmap or chunks."
+            )
+        if any(isinstance(argument, Context) for argument in args):
+            logger.error(
+                "%s did not run for the failure of %s: Celery calls an error callback of several arguments in the "
+                "worker where the task failed, but it is reserved for the leader of %r. "
+                "Declare it with one argument, the id of the failed task; then it is sent to the leader.",
+                task.name, caller.name, self.election,
+            )  # fmt: skip
+            return None
+        return call()
+
+    def _turn_away(self, task: Task, request: Any) -> NoReturn:
+        what = f"{task.name}[{request.id}]"
+        if task.app not in apps_set_up:
+            raise NotLeader(
+                f"{what} is reserved for the leader of {self.election!r}, but this worker's app takes part in no "
+                "election: call celery_leader.setup(app) where the app is made."
+            )
+        if TO_FOLLOWER_HEADER not in vars(request):  # leadership ended since the message was received
+            raise GoBack(f"{what}: not the leader of {self.election!r} any more", requeue=True)
+        if self.on_follower == "raise":
+            raise NotLeader(f"{what} is reserved for the leader of {self.election!r}; this worker is not it.")
+        logger.info("%s skipped: this worker does not lead %r", what, self.election)
+        task.update_state(state=IGNORED)
+        raise TurnedAway
 
 
 @overload
-def leader_only(function: Function) -> Function: ...
+def leader_only(function: Target) -> Target: ...
 @overload
-def leader_only(*, election: str = ..., on_follower: str = ...) -> Callable[[Function], Function]: ...
+def leader_only(*, election: str = ..., on_follower: OnFollower = ...) -> Callable[[Target], Target]: ...
 def leader_only(
-    function: Function | None = None, *, election: str = DEFAULT_ELECTION, on_follower: str = "forward"
-) -> Function | Callable[[Function], Function]:
+    function: Target | None = None, *, election: str = DEFAULT_ELECTION, on_follower: OnFollower = "forward"
+) -> Target | Callable[[Target], Target]:
     """Let a task run on the leader only.
 
-    It stands below ``@app.task``::
+    It stands below ``@app.task``, or above a task class, whose subclasses are then guarded as well::
 
         @app.task
         @leader_only
         def close_the_day(): ...
 
-    Calls are routed to a queue that only the leader consumes; with no leader they wait there. The message is
+    Calls are routed to a queue that only the leader consumes; without a leader they wait there. The message is
     acknowledged when the task has ended, so that it can go back to the queue when its worker stops leading before
     the task began. A task that has begun goes on when leadership is lost: it may ask
-    :func:`~celery_leader.is_leader`, and hand :func:`~celery_leader.fencing_token` to what it writes to. Direct calls,
-    ``.apply()`` and eager mode just run.
+    :func:`~celery_leader.is_leader`, and hand :func:`~celery_leader.fencing_token` to the systems that it writes to.
+    Direct calls, ``.apply()`` and eager mode just run.
 
     Args:
-        function: The task's function, when used without parentheses.
+        function: The task's function or class, when used without parentheses.
         election: Whose leader runs it.
         on_follower: What to do with a message that reaches a follower by another queue: ``forward`` it to the leader's
             queue, ``skip`` it (state IGNORED), or ``raise`` :class:`~celery_leader.exceptions.NotLeader`.
 
     Raises:
-        ConfigurationError: ``on_follower`` is none of these, or the decorator stands above ``@app.task``.
+        ConfigurationError: An option is wrong, or the decorator stands on something that it can't guard.
     """
-    if on_follower not in _ON_FOLLOWER:
-        raise ConfigurationError(f"on_follower must be one of {', '.join(_ON_FOLLOWER)}, got {on_follower!r}.")
-    mark = LeaderOnly(election, on_follower)
-    return _guarded(function, mark) if function is not None else lambda function: _guarded(function, mark)
+    if on_follower not in get_args(OnFollower):
+        raise ConfigurationError(f"on_follower must be one of {', '.join(get_args(OnFollower))}, got {on_follower!r}.")
+    guard = LeaderOnly(election, on_follower)
+
+    def decorate(target: Target) -> Target:
+        return guarded(target, guard)  # type: ignore[no-any-return]  # the same kind of thing
+
+    return decorate if function is None else decorate(function)
 
 
 def mark_of(task: Any) -> LeaderOnly | None:
     """Return what :func:`leader_only` says of *task*, None for a task that runs anywhere."""
-    return getattr(getattr(task, "run", None), _MARK, None)
+    guard: LeaderOnly | None = guard_on(task, "__leader_only__")
+    return guard
 
 
-def leader_queue(app: Celery, election: str) -> Queue:
-    """Return the queue of the leader of *election*, with the arguments that publishers of this app declare.
-
-    A registry of its own answers, because the app's would make every worker consume whatever is looked up in it
-    (Celery before 5.7).
-    """
-    queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[queue_name(app, election)]
-    return queue
-
-
-class LeaderRouter:
-    """Sends guarded tasks to their leader's queue. The first of the app's ``task_routes``."""
-
-    def __init__(self, app: Celery | None = None) -> None:
-        """Route for *app*, the current one when omitted."""
-        self._bound = app
-        self._queues: dict[str, Queue] = {}
-
-    def __reduce__(self) -> Any:
-        """Leave the app out: it holds the router in its settings, and would be pickled with half of them."""
-        return LeaderRouter, ()
-
-    @property
-    def _app(self) -> Celery:
-        return self._bound or current_app._get_current_object()  # noqa: SLF001  # nothing public does
-
-    def __call__(
-        self, name: str, args: Any = None, kwargs: Any = None, options: Any = None, task: Any = None, **_: Any
-    ) -> dict[str, Queue] | None:
-        """Return the route of the task *name*, None for tasks that run anywhere."""
-        mark = mark_of(task if task is not None else self._app.tasks.get(name))
-        return {"queue": self.queue(mark.election)} if mark else None
-
-    def queue(self, election: str) -> Queue:
-        """Return the queue of the leader of *election*."""
-        if election not in self._queues:
-            self._queues[election] = leader_queue(self._app, election)
-        return self._queues[election]
-
-
-def route_guarded_tasks(app: Celery) -> None:
-    """Put our router before the app's own, unless it is there already."""
-    routes = app.conf.task_routes
-    routes = list(routes) if isinstance(routes, (list, tuple)) else [routes] if routes else []
-    if not any(isinstance(route, LeaderRouter) for route in routes):
-        app.conf.task_routes = [LeaderRouter(app), *routes]
-
-
-def acknowledge_guarded_tasks_late(app: Celery) -> None:
-    """Let the messages of guarded tasks be acknowledged when they end: one that is acknowledged can't go back."""
-    for task in app.tasks.values():
-        if mark_of(task):
-            task.acks_late = True
-
-
-def warn_of_unknown_elections(app: Celery, settings: LeaderSettings) -> None:
-    """Tell of guarded tasks that would wait for ever: no worker takes part in the election that they name."""
-    for task in app.tasks.values():
-        mark = mark_of(task)
-        if mark and mark.election not in settings.all_elections:
-            logger.warning(
-                "%s is reserved for the leader of %r, which no worker with these settings can be: it waits for ever. "
-                "Name the election in leader_elections.", task.name, mark.election,
-            )  # fmt: skip
-
-
-def _guarded(function: Function, mark: LeaderOnly) -> Function:
-    if isinstance(function, (Task, Proxy)):
-        raise ConfigurationError("@leader_only stands above @app.task here; put it below, next to the function.")
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        task = get_current_task()
-        if mark_of(task) is not mark or task.request.called_directly or task.request.is_eager:
-            return function(*args, **kwargs)
-        term = state.current_term(mark.election) if state.accepts_work(mark.election) else None
-        if term is None:
-            return _turn_away(task, mark)
-        with state.in_term(term):
-            return function(*args, **kwargs)
-
-    setattr(run, _MARK, mark)
-    # Celery checks calls against the signature, and asks in a way that does not look through wrappers.
-    run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # functions take any attribute
-    return run  # type: ignore[return-value]  # same signature, by construction
-
-
-def _turn_away(task: Task, mark: LeaderOnly) -> None:
-    """Do what is to be done with a guarded task that was received by a worker that does not lead."""
-    queue = leader_queue(task.app, mark.election)
-    if _came_by(queue, task):
-        raise GoBack(f"{task.name}[{task.request.id}]: not the leader of {mark.election!r} any more", requeue=True)
-    if mark.on_follower == "raise":
-        raise NotLeader(
-            f"{task.name}[{task.request.id}] is reserved for the leader of {mark.election!r}; this worker is not it."
-        )
-    if mark.on_follower == "skip":
-        logger.info("%s[%s] skipped: this worker does not lead %r", task.name, task.request.id, mark.election)
-        task.update_state(state=IGNORED)
-        raise TurnedAway
-    _forward(task, queue)
-
-
-def _came_by(queue: Queue, task: Task) -> bool:
-    delivery = task.request.delivery_info or {}
-    return bool(delivery.get("routing_key") == queue.routing_key and delivery.get("exchange") == queue.exchange.name)
-
-
-def _forward(task: Task, queue: Queue) -> None:
-    """Send the same task, with the same id and all that hangs on it, to its leader's queue."""
-    try:
-        task.signature_from_request(task.request, queue=queue).apply_async()
-    except Exception as error:  # whatever it is, the message must not be lost
-        raise GoBack(f"{task.name}[{task.request.id}] could not be forwarded: {error}", requeue=True) from error
-    logger.info("%s[%s] forwarded to the leader's queue %s", task.name, task.request.id, queue.name)
-    raise TurnedAway
+def _delivered_caller() -> Task | None:
+    """Return the task that a message brought here and that called the current one, if there is one."""
+    caller = _task_stack.stack[-2] if len(_task_stack.stack) > 1 else None
+    return caller if caller is not None and delivery_of(caller) is not None else None

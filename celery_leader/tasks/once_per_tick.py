@@ -1,65 +1,79 @@
-"""Ticks that have one effect, however often their messages are delivered."""
+"""``@once_per_tick``: ticks that have one effect, however often their messages are delivered."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import math
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar, overload
+from datetime import datetime, timezone
+from typing import Any, ClassVar, NoReturn, TypeVar, overload
 
 from celery import Task
-from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject
-from celery.local import Proxy
 
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
 from celery_leader.leadership.effects import TickGuard, guard_of
 from celery_leader.ledger import DUE_HEADER
-from celery_leader.tasks.turning_away import GoBack, TurnedAway
+from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
 
 logger = logging.getLogger(__name__)
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+#: A function or a task class.
+Target = TypeVar("Target", bound=Callable[..., Any])
 
-_MARK = "__once_per_tick__"
-
-#: How long (seconds) the claim of a tick lasts whose task has no time limit, and how much longer than the limit of one
-#: that has: whoever is killed at its limit is killed a moment late.
+#: How long (seconds) the claim of a tick lasts whose task has no time limit, and how much longer than a time limit the
+#: claim of a task that has one: a task is killed a moment after its limit.
 CLAIM_TIME, CLAIM_MARGIN = 3600.0, 10.0
 #: How long (seconds) a delivery that may not run waits until its next look, at least and at most.
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
+#: How far (seconds) the leader's clock may be ahead of this machine's. Celery warns of more than 16.
+CLOCK_TOLERANCE = 15.0
 #: How a message without late acknowledgement is put off: nobody else has it, so a broker that is away is waited for.
 _FOR_EVER = {"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 2.0}
 
 
 @dataclass(frozen=True)
-class OncePerTick:
-    """What :func:`once_per_tick` says of a task."""
+class OncePerTick(Guard):
+    """The options of :func:`once_per_tick`."""
+
+    decorator: ClassVar = "once_per_tick"
+    example: ClassVar = "timeout=60"
 
     timeout: float | None
     atomic: bool
 
+    def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
+        """Run *task*, unless *request* is a tick that was run, or is being run."""
+        due = _due_of(request)
+        if due is None:
+            return call()
+        early = (due - datetime.now(timezone.utc)).total_seconds()
+        if early > CLOCK_TOLERANCE:
+            why = f"by this machine's clock it is due in {early:.0f} s; set the clock, or the leader's"
+            _put_off(task, request, early, why, level=logging.WARNING)
+        return _Run(self, task, request, due).go(call)
+
 
 @overload
-def once_per_tick(function: Function) -> Function: ...
+def once_per_tick(function: Target) -> Target: ...
 @overload
-def once_per_tick(*, timeout: float | None = ..., atomic: bool = ...) -> Callable[[Function], Function]: ...
+def once_per_tick(*, timeout: float | None = ..., atomic: bool = ...) -> Callable[[Target], Target]: ...
 def once_per_tick(
-    function: Function | None = None, *, timeout: float | None = None, atomic: bool = False
-) -> Function | Callable[[Function], Function]:
+    function: Target | None = None, *, timeout: float | None = None, atomic: bool = False
+) -> Target | Callable[[Target], Target]:
     """Let a tick have its effect once, even if its message is delivered twice.
 
-    It stands below ``@app.task``, and above or below ``@leader_only``::
+    It stands below ``@app.task``, above or below ``@leader_only``, or above a task class, whose subclasses are then
+    guarded as well::
 
         @app.task
         @once_per_tick
         def send_invoices(): ...
 
-    It guards the messages of periodic ticks that a leader's beat sent; called in any other way, the function just
+    It guards the messages of periodic ticks that a leader's beat sent; called in any other way, the task just
     runs. Any worker may run it, whether it takes part in an election or not: the app's ``leader_backend`` is asked
     whether the tick was done.
 
@@ -74,7 +88,7 @@ def once_per_tick(
     runs again. ``atomic=True`` closes that gap for what the task writes to the leader's database.
 
     Args:
-        function: The task's function, when used without parentheses.
+        function: The task's function or class, when used without parentheses.
         timeout: How long (seconds) a claim lasts: longer than the task ever runs, because a delivery that comes after
             it runs beside the first. A killed worker's tick waits so long. When omitted, the task's hard time limit
             and 10 s, or an hour for a task without one.
@@ -83,91 +97,102 @@ def once_per_tick(
             has taken over.
 
     Raises:
-        ConfigurationError: ``timeout`` is no positive number of seconds, or the decorator stands above ``@app.task``.
+        ConfigurationError: ``timeout`` is no positive number of seconds, or the decorator stands on something that it
+            can't guard.
     """
     if timeout is not None and not _is_positive(timeout):
         raise ConfigurationError(f"timeout must be a positive, finite number of seconds, got {timeout!r}.")
-    mark = OncePerTick(timeout, atomic)
-    return _once(function, mark) if function is not None else lambda function: _once(function, mark)
+    guard = OncePerTick(timeout, atomic)
+
+    def decorate(target: Target) -> Target:
+        return guarded(target, guard)  # type: ignore[no-any-return]  # the same kind of thing
+
+    return decorate if function is None else decorate(function)
+
+
+def is_atomic(task: Any) -> bool:
+    """Return whether the writes of *task* are committed together with the note that its tick is done."""
+    guard = guard_on(task, "__once_per_tick__")
+    return guard is not None and bool(guard.atomic)
 
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-def _once(function: Function, mark: OncePerTick) -> Function:
-    if isinstance(function, (Task, Proxy)):
-        raise ConfigurationError("@once_per_tick stands above @app.task here; put it below, next to the function.")
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        task = get_current_task()
-        if getattr(getattr(task, "run", None), _MARK, None) is not mark or not _is_tick(task.request):
-            return function(*args, **kwargs)
-        return _run_once(task, mark, functools.partial(function, *args, **kwargs))
-
-    setattr(run, _MARK, mark)
-    run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # see _guarded
-    return run  # type: ignore[return-value]  # same signature, by construction
-
-
-def _is_tick(request: Any) -> bool:
-    """Return whether this is a message of a tick: it says when it was due, and its id is computed, not random.
+def _due_of(request: Any) -> datetime | None:
+    """Return when the tick of this message was due, None when it is no tick's: its id is computed, not random.
 
     Tasks that hand their headers on to those that they call make no ticks of them.
     """
-    if request.called_directly or request.is_eager or DUE_HEADER not in (request.headers or {}):
-        return False
+    headers = vars(request)  # Celery keeps a message's headers there
+    if DUE_HEADER not in headers:
+        headers = request.headers if isinstance(request.headers, Mapping) else {}  # of protocol 1
     try:
-        return uuid.UUID(request.id).version == 5
-    except ValueError:
-        return False
+        due = datetime.fromisoformat(headers[DUE_HEADER])
+        return due.astimezone(timezone.utc) if due.tzinfo and uuid.UUID(request.id).version == 5 else None
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):  # no tick of ours
+        return None
 
 
-def _run_once(task: Task, mark: OncePerTick, function: Callable[[], Any]) -> Any:
-    guard, tick, owner = guard_of(task.app), task.request.id, uuid.uuid4().hex
-    if mark.atomic:
-        guard.require_transactions()
-    try:
-        admission = guard.begin(tick, owner, _claim_time(task, mark))
-    except LockUnavailable as error:
-        _put_off(task, LONGEST_PAUSE, f"whether it was done is not known: {error}")
-    if admission.is_done:
-        logger.info("%s[%s] dropped: this tick was done", task.name, tick)
-        raise TurnedAway
-    if not admission.may_run:
-        _put_off(task, admission.wait, "another delivery of this tick runs")
-    return _run_begun(task, guard, owner, function, in_transaction=mark.atomic)
+class _Run:
+    """One delivery of a tick."""
+
+    def __init__(self, options: OncePerTick, task: Task, request: Any, due: datetime) -> None:
+        self._options = options
+        self._task = task
+        self._request = request
+        # The due time is part of the name: who computes the id of a coming tick can't have that done ahead of time.
+        self._tick = f"{request.id}@{due.isoformat()}"
+        self._owner = uuid.uuid4().hex
+
+    def go(self, call: Callable[[], Any]) -> Any:
+        """Run it, or end the delivery."""
+        guard = guard_of(self._task.app)
+        if self._options.atomic:
+            guard.require_transactions()
+        try:
+            admission = guard.begin(self._tick, self._owner, self._claim_time())
+        except LockUnavailable as error:
+            self._put_off(LONGEST_PAUSE, f"whether it was done is not known: {error}")
+        if admission.is_done:
+            logger.info("%s[%s] dropped: this tick was done", self._task.name, self._request.id)
+            raise TurnedAway
+        if not admission.may_run:
+            self._put_off(admission.wait, "another delivery of this tick runs")
+        return self._run(guard, call)
+
+    def _run(self, guard: TickGuard, call: Callable[[], Any]) -> Any:
+        returned, ignored = False, None
+        try:
+            with guard.running(self._tick, self._owner, in_transaction=self._options.atomic):
+                try:
+                    result = call()
+                except Ignore as error:  # replaced itself, say: it has ended well, unless it never began
+                    if isinstance(error, (Reject, TurnedAway)):
+                        raise
+                    result, ignored = None, error
+                returned = True
+        except RecordConflict:
+            if not returned:
+                raise
+            self._put_off(SHORTEST_PAUSE, "it ran longer than its claim lasted, and all was rolled back")
+        if ignored:
+            raise ignored
+        return result
+
+    def _claim_time(self) -> float:
+        if self._options.timeout is not None:
+            return self._options.timeout
+        task = self._task
+        limit = (self._request.timelimit or (None,))[0] or task.time_limit or task.app.conf.task_time_limit
+        return limit + CLAIM_MARGIN if limit else CLAIM_TIME
+
+    def _put_off(self, wait: float, why: str) -> NoReturn:
+        _put_off(self._task, self._request, wait, why)
 
 
-def _run_begun(task: Task, guard: TickGuard, owner: str, function: Callable[[], Any], *, in_transaction: bool) -> Any:
-    returned, ignored = False, None
-    try:
-        with guard.running(task.request.id, owner, in_transaction=in_transaction):
-            try:
-                result = function()
-            except Ignore as error:  # replaced itself, say: it has ended well, unless it never began
-                if isinstance(error, (Reject, TurnedAway)):
-                    raise
-                result, ignored = None, error
-            returned = True
-    except RecordConflict:
-        if not returned:
-            raise
-        _put_off(task, SHORTEST_PAUSE, "it ran longer than its claim lasted, and all was rolled back")
-    if ignored:
-        raise ignored
-    return result
-
-
-def _claim_time(task: Task, mark: OncePerTick) -> float:
-    if mark.timeout is not None:
-        return mark.timeout
-    limit = (task.request.timelimit or (None,))[0] or task.time_limit or task.app.conf.task_time_limit
-    return limit + CLAIM_MARGIN if limit else CLAIM_TIME
-
-
-def _put_off(task: Task, wait: float, why: str) -> NoReturn:
+def _put_off(task: Task, request: Any, wait: float, why: str, *, level: int = logging.INFO) -> NoReturn:
     """End this delivery, after sending the same message again with a countdown.
 
     Not by giving it back: the broker would deliver it again at once, and again, and can't take back what was
@@ -178,10 +203,11 @@ def _put_off(task: Task, wait: float, why: str) -> NoReturn:
         pause = min(pause, visibility / 4)  # a message that waits longer than that is delivered again meanwhile
     options = {} if task.acks_late else {"retry": True, "retry_policy": _FOR_EVER}
     try:
-        task.signature_from_request(task.request, countdown=pause, **options).apply_async()
+        task.signature_from_request(request, countdown=pause, **options).apply_async()
     except Exception as error:  # whatever it is, the message must not be lost
         if not task.acks_late:
             raise
-        raise GoBack(f"{task.name}[{task.request.id}] could not be put off: {error}", requeue=True) from error
-    logger.info("%s[%s] put off for %.1f s: %s", task.name, task.request.id, pause, why)
+        time.sleep(SHORTEST_PAUSE)  # the broker delivers it again at once
+        raise GoBack(f"{task.name}[{request.id}] could not be put off: {error}", requeue=True) from error
+    logger.log(level, "%s[%s] put off for %.1f s: %s", task.name, request.id, pause, why)
     raise TurnedAway

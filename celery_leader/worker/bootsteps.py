@@ -24,9 +24,11 @@ from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
-from celery_leader.tasks.leader_only import acknowledge_guarded_tasks_late, route_guarded_tasks
+from celery_leader.tasks.routing import route_guarded_tasks
+from celery_leader.tasks.wiring import check_atomic_tasks, prepare_guarded_tasks
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
+from celery_leader.worker.reception import GuardedStrategy, Reception
 from celery_leader.worker.wrong_states import Check, checks_of
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class LeaderStep(bootsteps.StartStopStep):
         worker.leader = None
         try:
             _refuse_contradictions(worker.app, without_leader, leader_beat, beat)
+            check_atomic_tasks(worker.app)
             if without_leader:
                 state.take_no_part()
             else:
@@ -86,7 +89,7 @@ class LeaderStep(bootsteps.StartStopStep):
         self._watch.start()
 
     def close(self, worker: Any) -> None:
-        """Begin to hand over. Only sets flags: this runs in the main loop."""
+        """Begin to hand over: no guarded task begins any more, and Celery has not yet let go of what its pool has."""
         self._watch.stop()
         if worker.leader:
             worker.leader.drain()
@@ -114,29 +117,29 @@ class EmbeddedBeatStep(bootsteps.StartStopStep):
 
 
 class LeaderQueueStep(bootsteps.StartStopStep):
-    """Consumes the leader's queues while a term lasts, and ends the election when the worker ends."""
+    """Consumes the leader's queues while a term lasts, and ends the election when the worker ends.
+
+    It turns away guarded tasks in workers that take part in no election, too.
+    """
 
     label = "Leader queue"
-    conditional = True
     requires: ClassVar = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, consumer: Any, **options: Any) -> None:
-        """Take part when the worker does."""
+        """Prepare for the messages of guarded tasks, before any is received."""
         super().__init__(consumer, **options)
+        prepare_guarded_tasks(consumer.app, GuardedStrategy)
         self._leadership: WorkerLeadership | None = getattr(consumer.controller, "leader", None)
-        self.enabled = self._leadership is not None
-        self._queues: LeaderQueues | None = None
+        self._queues = LeaderQueues(consumer, self._leadership.campaign if self._leadership else None)
+        self._reception = consumer.leader_reception = Reception(consumer, self._queues)
         self._heartbeat: Any = None
-        if self._leadership is not None:
-            self._queues = LeaderQueues(consumer, self._leadership.campaign)
 
     def start(self, consumer: Any) -> None:
         """Begin to consume, at the start and after each reconnect: the worker is ready."""
-        leadership, queues = self._leadership, self._queues
-        if leadership is None or queues is None:
+        leadership = self._leadership
+        self._queues.start()
+        if leadership is None:
             return
-        acknowledge_guarded_tasks_late(consumer.app)
-        queues.start()
         if not leadership.readiness.is_ready:
             leadership.readiness.loop_turned()
             leadership.campaign.wake()
@@ -144,6 +147,7 @@ class LeaderQueueStep(bootsteps.StartStopStep):
 
     def stop(self, consumer: Any) -> None:
         """End what belongs to one connection."""
+        self._reception.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
@@ -192,7 +196,6 @@ class WorkerLeadership:
         if with_beat:
             self.beat = EmbeddedBeat(app, self.campaign)
         route_guarded_tasks(app)
-        acknowledge_guarded_tasks_late(app)
         # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
         # lock of Celery's that the handlers of a second signal would wait for for ever.
         worker_shutting_down.connect(self._on_shutting_down)

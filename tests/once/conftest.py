@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from celery import Celery, Task
-from celery.app.trace import build_tracer
 from celery.exceptions import Ignore, Reject
 
 import celery_leader
@@ -17,9 +16,13 @@ from celery_leader.backends.memory import MemoryEffects
 from celery_leader.beat.ticks import task_id
 from celery_leader.leadership.effects import guard_of
 from celery_leader.ledger import DUE_HEADER, Tick
+from tests.tasks import deliveries
+from tests.tasks.deliveries import taken
 
-DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
+DUE = datetime(2020, 11, 23, 9, 0, tzinfo=timezone.utc)
 TICK = task_id("proj", Tick("default", "invoices", DUE))
+#: What the store calls that tick.
+NAME = f"{TICK}@{DUE.isoformat()}"
 
 
 @pytest.fixture
@@ -59,25 +62,10 @@ class Runs:
         app.finalize()
 
 
-def deliver(task: Task, *, id: str = TICK, queue: str = "celery", **request: Any) -> Any:  # noqa: A002
+def deliver(task: Task, *, headers: dict[str, Any] | None = None, **request: Any) -> Any:
     """Run *task* as a pool child does, with a tick's message; return its trace's info, None for a success."""
-    request = {
-        "id": id, "task": task.name, "args": (), "kwargs": {}, "is_eager": False, "called_directly": False,
-        "delivery_info": {"exchange": queue, "routing_key": queue}, "headers": {DUE_HEADER: DUE.isoformat()},
-        **request,
-    }  # fmt: skip
-    return build_tracer(task.name, task, app=task.app)(id, (), {}, request).info
-
-
-def taken(app: Celery, name: str = "celery") -> list[Any]:
-    """Take all messages from the queue *name*."""
-    messages = []
-    with app.connection() as connection:
-        channel = connection.default_channel
-        app.amqp.Queues(None, create_missing=True)[name](channel).declare()
-        while message := channel.basic_get(name, no_ack=True):
-            messages.append(message)
-    return messages
+    headers = {DUE_HEADER: DUE.isoformat()} if headers is None else headers
+    return deliveries.deliver(task, headers=headers, **{"id": TICK, **request}).info
 
 
 def is_dropped(info: Any) -> bool:

@@ -10,7 +10,10 @@ from celery import Celery
 from celery_leader.backends.memory import MemoryEffects
 from celery_leader.exceptions import ConfigurationError, LockUnavailable
 from celery_leader.leadership import effects as guards
-from tests.once.conftest import TICK, Runs, deliver, is_dropped, taken
+from celery_leader.tasks import once_per_tick
+from celery_leader.tasks.once_per_tick import SHORTEST_PAUSE
+from tests.once.conftest import NAME, TICK, Runs, deliver, is_dropped
+from tests.tasks.deliveries import taken
 
 
 class Unavailable:
@@ -61,9 +64,11 @@ def test_a_store_that_does_not_answer_puts_the_tick_off(
 def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
     app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
-    """It goes back; if it was acknowledged and can't, the task fails for all to see."""
+    """It goes back, after a pause; if it was acknowledged and can't, the task fails for all to see."""
+    pauses: list[float] = []
+    monkeypatch.setattr(once_per_tick.time, "sleep", pauses.append)
     runs = Runs(app, acks_late=acks_late)
-    effects.begin(TICK, "other", 600)
+    effects.begin(NAME, "other", 600)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         assert bool(kwargs.get("retry_policy")) is not acks_late
@@ -73,6 +78,7 @@ def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
     info = deliver(runs.task)
     assert info.state == ("REJECTED" if acks_late else "FAILURE")
     assert not acks_late or info.retval.requeue
+    assert pauses == ([SHORTEST_PAUSE] if acks_late else [])
     assert runs.count == 0
 
 
@@ -96,7 +102,7 @@ def test_a_tick_that_is_done_does_not_wait_for_ever(
     runs = Runs(app)
     Unavailable(monkeypatch, effects, "done", 1)
     assert deliver(runs.task) is None
-    assert f"Tick {TICK} is done, which could not be noted" in caplog.text
+    assert f"Tick {NAME} is done, which could not be noted" in caplog.text
 
 
 def test_a_claim_is_given_back_by_a_second_try(

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from datetime import timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import billiard
@@ -98,6 +99,20 @@ once = app.task(name="chaos_project.once", acks_late=True)(once_per_tick(have_an
 # A message that was acknowledged can't go back.
 once_early = app.task(name="chaos_project.once_early")(once_per_tick(have_an_effect))
 once_briefly = app.task(name="chaos_project.once_briefly", acks_late=True)(once_per_tick(timeout=4)(have_an_effect))
+
+
+def note_form(name: str) -> None:
+    """Note that a task ran, and end when the test has seen enough of that."""
+    log("form", name=name, leads=celery_leader.is_leader())
+    while Path(os.environ["CHAOS_LOG"]).with_name("hold").exists():
+        time.sleep(0.05)
+
+
+if app.conf.get("chaos_forms"):
+    from tests.tasks.project.forms import declare
+
+    declare(app, note_form)
+    app.autodiscover_tasks(["forms_found"])
 
 
 @app.task

@@ -1,0 +1,153 @@
+"""What both guards share: how they get hold of a task, however it is declared, and of the message that came for it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from celery import Task
+from celery._state import get_current_task
+from celery.exceptions import Ignore, Reject
+from celery.local import Proxy
+
+from celery_leader.exceptions import ConfigurationError
+
+
+class GoBack(Reject, Ignore):
+    """Returns a message to its queue. An Ignore as well, so that ``autoretry_for`` lets it pass."""
+
+
+class TurnedAway(Ignore):
+    """Ends a delivery that did not run its task."""
+
+
+class Guard:
+    """Stands between a message and the code of a task. The decorators' options are fields of subclasses."""
+
+    #: The decorator's name.
+    decorator: ClassVar[str]
+    #: How the decorator is written with an option.
+    example: ClassVar[str]
+
+    @property
+    def mark(self) -> str:
+        """The attribute by which a guarded function, and a delivery that was admitted, names its guard."""
+        return f"__{self.decorator}__"
+
+    def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
+        """Run *task* by *call*, or end the delivery *request* by an exception. Called once a delivery."""
+        raise NotImplementedError
+
+    def called_directly(self, task: Task, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+        """Run *task*, which was called like a function with *args*, or eagerly."""
+        return call()
+
+
+def guarded(target: Any, guard: Guard) -> Any:
+    """Return *target*, a function or a task class, under *guard*.
+
+    Raises:
+        ConfigurationError: *target* is something else, or something that can't be guarded.
+    """
+    name = guard.decorator
+    if isinstance(target, (Task, Proxy)):
+        raise ConfigurationError(f"@{name} stands above @app.task here; put it below, next to the function.")
+    if isinstance(target, type):
+        return _guarded_class(target, guard)
+    if isinstance(target, (staticmethod, classmethod)):
+        return type(target)(guarded(target.__func__, guard))
+    if not callable(target):
+        raise ConfigurationError(f"@{name} got {target!r}; options are given by name, as in @{name}({guard.example}).")
+    if hasattr(target, guard.mark):
+        raise ConfigurationError(f"@{name} stands twice on {target.__qualname__}; only one of them could count.")
+    return _guarded_function(target, guard)
+
+
+def guard_on(task: Any, mark: str) -> Any:
+    """Return the guard that the attribute *mark* of *task* names, None for a task without one."""
+    return getattr(getattr(task, "run", None), mark, None)
+
+
+def delivery_of(task: Task) -> Any:
+    """Return the request with which a message brought *task* here, None when it runs eagerly or was called directly.
+
+    Nothing that a message says is believed: it can set every attribute of its request, "is_eager" too, but it can't
+    remove the properties that only messages have. (A task that calls itself copies its request.)
+    """
+    request = task.request
+    is_eager = request.is_eager and "properties" not in vars(request)
+    return None if request.called_directly or is_eager else request
+
+
+def _guarded_function(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(
+            f"@{guard.decorator} can't guard {function.__qualname__}, which is a coroutine function: its code would "
+            "run after the guard has ended. Make a plain function of it (asyncio.run), and guard that."
+        )
+
+    @functools.wraps(_with_name(function, guard))
+    def run(*args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(function, *args, **kwargs)
+        task = get_current_task()
+        if guard_on(task, guard.mark) is not guard:  # part of another task, or a subclass has a guard of its own
+            return call()
+        request = delivery_of(task)
+        if request is None:
+            return guard.called_directly(task, args, call)
+        if vars(request).get(guard.mark) is guard:  # admitted; now it calls itself, or its base class
+            return call()
+        setattr(request, guard.mark, guard)
+        return guard.admit(task, request, call)
+
+    setattr(run, guard.mark, guard)
+    # Celery checks calls against the signature, and asks in a way that does not look through wrappers.
+    run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # functions take any attribute
+    return run
+
+
+def _with_name(function: Any, guard: Guard) -> Any:
+    """Return the function that has the name of *function*, which may be a partial: tasks are named after it."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not hasattr(function, "__name__"):
+        raise ConfigurationError(f"@{guard.decorator} can't guard {function!r}: it has no name. Call it in a function.")
+    return function
+
+
+def _guarded_class(cls: Any, guard: Guard) -> Any:
+    """Guard what the worker calls of a task class, and of each of its subclasses that has its own."""
+    if not issubclass(cls, Task):
+        raise ConfigurationError(
+            f"@{guard.decorator} guards functions and task classes; {cls.__qualname__} is neither."
+        )
+    inherited = vars(cls).get("__init_subclass__")
+
+    def guard_subclass(subclass: Any, /, **options: Any) -> None:
+        if inherited:
+            inherited.__func__(subclass, **options)
+        else:
+            super(cls, subclass).__init_subclass__(**options)
+        for name in _called_by_workers(subclass):
+            if getattr(getattr(subclass, name), guard.mark, None) is None:
+                _guard_method(subclass, name, guard)
+
+    for name in _called_by_workers(cls):
+        _guard_method(cls, name, guard)
+    cls.__init_subclass__ = classmethod(guard_subclass)
+    return cls
+
+
+def _called_by_workers(cls: Any) -> list[str]:
+    """Return the methods of *cls* that a worker calls: a ``__call__`` of its own need not call ``run``."""
+    return ["run"] if cls.__call__ is Task.__call__ else ["run", "__call__"]
+
+
+def _guard_method(cls: type, name: str, guard: Guard) -> None:
+    method = inspect.getattr_static(cls, name)
+    if isinstance(method, (staticmethod, classmethod)):
+        setattr(cls, name, type(method)(_guarded_function(method.__func__, guard)))
+    else:
+        setattr(cls, name, _guarded_function(method, guard))

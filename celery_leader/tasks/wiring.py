@@ -1,0 +1,49 @@
+"""What an app's workers need to know of its guarded tasks before the first message comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from celery import Celery, Task
+
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership.effects import guard_of
+from celery_leader.tasks.leader_only import LeaderOnly, mark_of
+from celery_leader.tasks.once_per_tick import is_atomic
+
+
+def each_guarded_task(app: Celery) -> Iterator[tuple[Task, LeaderOnly]]:
+    """Return the tasks of *app* that run on a leader only."""
+    for task in list(app.tasks.values()):
+        if mark := mark_of(task):
+            yield task, mark
+
+
+def prepare_guarded_tasks(app: Celery, receiving: Callable[[Any], Any]) -> None:
+    """Let workers treat the messages of guarded tasks as such; harmless to repeat.
+
+    They are acknowledged when the task has ended: a message that is acknowledged can't go back.
+
+    Args:
+        app: Whose tasks.
+        receiving: Makes of a task's strategy (what Celery does with its messages) the one for guarded tasks.
+    """
+    for task, _ in each_guarded_task(app):
+        task.acks_late = True
+        if not hasattr(task, "leader_strategy"):
+            task.leader_strategy = task.Strategy = receiving(task.Strategy)
+
+
+def check_atomic_tasks(app: Celery) -> None:
+    """Check that the store can do what ``@once_per_tick(atomic=True)`` promises, if a task of *app* asks for it.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    for task in list(app.tasks.values()):
+        if is_atomic(task):
+            try:
+                guard_of(app).require_transactions()
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{task.name}: {error}") from error

@@ -1,0 +1,169 @@
+"""What a worker does with the messages of guarded tasks before its pool has them, and when its pool refuses them.
+
+All of it happens in the worker's main process, where a message is taken, acknowledged and given back: a message that is
+forwarded there is acknowledged in the same breath, and one that goes back is never copied.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import Task
+from celery.utils.imports import instantiate
+from kombu import Queue
+
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, LeaderOnly, mark_of
+from celery_leader.tasks.routing import leader_queue
+from celery_leader.worker.forwarding import FORWARDED_HEADER, Forwarder
+from celery_leader.worker.queue import LeaderQueues
+
+logger = logging.getLogger(__name__)
+
+#: How long (seconds) a message is held before it goes back for the second time, or after it could not be forwarded.
+PAUSE = 2.0
+#: How long (seconds) a message is held that was forwarded and came to a follower again.
+LONG_PAUSE = 10.0
+#: How often (seconds) the log says that messages can't be forwarded.
+WARNED_EACH = 60.0
+_LONGEST_REASON = 200
+
+
+class GuardedStrategy:
+    """What Celery does with the messages of one guarded task: a task's ``Strategy``."""
+
+    def __init__(self, inner: Any) -> None:
+        """Let *inner*, the strategy that the task had, handle those messages that may be run."""
+        self._inner = inner
+
+    def __call__(self, task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
+        """Return what *consumer* is to do with each message."""
+        handle: Callable[..., Any] = instantiate(self._inner, task, app, consumer, **options)
+        reception: Reception | None = getattr(consumer, "leader_reception", None)
+        return partial(reception.receive, task, handle) if reception else handle
+
+
+class Reception:
+    """Turns away the messages of guarded tasks that this worker may not run."""
+
+    def __init__(self, consumer: Any, queues: LeaderQueues) -> None:
+        """Serve *consumer*, whose leader's queues are *queues*."""
+        self._consumer = consumer
+        self._queues = queues
+        self._held: set[Any] = set()
+        self._forwarder = Forwarder(consumer.app)
+        self._warned_at: float | None = None
+
+    def stop(self) -> None:
+        """Forget the messages that are held: the broker takes them back when their channel is closed."""
+        self._held.clear()
+        self._forwarder.close()
+
+    def receive(
+        self, task: Task, handle: Callable[..., Any], message: Any, body: Any, ack: Any, reject: Any, callbacks: Any
+    ) -> Any:
+        """Let *handle* have a message, or turn it away."""
+        mark: LeaderOnly = mark_of(task)  # type: ignore[assignment]  # it is guarded
+        _set_header(message, body, TO_FOLLOWER_HEADER, present=False)
+        if not self._queues.accepts_work(mark.election):
+            queue = leader_queue(task.app, mark.election)
+            if came_by(queue, message.delivery_info):
+                return self._go_back(message)
+            if mark.on_follower == "forward":
+                return self._forward(message, queue)
+            _set_header(message, body, TO_FOLLOWER_HEADER, present=True)
+        return handle(message, body, ack, partial(self._rejected, mark, message, reject), callbacks)
+
+    def _rejected(
+        self, mark: LeaderOnly, message: Any, reject: Any, logger: Any, errors: Any, requeue: bool = False
+    ) -> None:
+        """Give back a message that the pool refused. Called by any thread of the pool."""
+        if getattr(message.channel, "closed", False):  # the broker has it back, and another worker may have it
+            return
+        if requeue and (_was_redelivered(message) or self._queues.accepts_work(mark.election)):
+            self._consumer.call_soon(self._hold, message, PAUSE, self._give_back)
+        else:
+            reject(logger, errors, requeue)
+
+    # -- in the main loop --------------------------------------------------------------------------------------
+
+    def _go_back(self, message: Any) -> None:
+        """Let the broker have *message* back: at once, unless it came back before."""
+        logger.info("%s goes back to the leader's queue: this worker does not lead", _name(message))
+        self._queues.sync_soon()
+        if _was_redelivered(message):
+            self._hold(message, PAUSE, self._give_back)
+        else:
+            self._give_back(message)
+
+    def _forward(self, message: Any, queue: Queue) -> None:
+        if message.headers.get(FORWARDED_HEADER):  # more than one queue gets what is sent to the leader's
+            self._hold(message, LONG_PAUSE, partial(self._forward_now, queue=queue))
+        else:
+            self._forward_now(message, queue=queue)
+
+    def _forward_now(self, message: Any, *, queue: Queue) -> None:
+        try:
+            self._forwarder.forward(message, queue)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the message must not be lost
+            self._warn(message, queue, error)
+            self._hold(message, PAUSE, self._give_back)
+            return
+        self._warned_at = None
+        logger.info("%s forwarded to the leader's queue %s", _name(message), queue.name)
+        message.ack_log_error(logger, self._consumer.connection_errors)
+
+    def _warn(self, message: Any, queue: Queue, error: Exception) -> None:
+        now = time.monotonic()
+        is_due = self._warned_at is None or now - self._warned_at >= WARNED_EACH
+        self._warned_at = now if is_due else self._warned_at
+        logger.log(
+            logging.WARNING if is_due else logging.DEBUG,
+            "%s can't be forwarded to the leader's queue %s and goes back in %.0f s: %s. This worker must be "
+            "allowed to send to that queue, or the task be sent there in the first place.",
+            _name(message), queue.name, PAUSE, f"{type(error).__name__}: {error}"[:_LONGEST_REASON],
+        )  # fmt: skip
+
+    def _hold(self, message: Any, seconds: float, then: Callable[[Any], Any]) -> None:
+        """Keep *message* for a while. Others come meanwhile, as for a task with a countdown."""
+        self._held.add(message)
+        self._consumer.qos.increment_eventually()
+        self._consumer.timer.call_after(seconds, self._consumer.call_soon, (self._let_go, message, then))
+
+    def _let_go(self, message: Any, then: Callable[[Any], Any]) -> None:
+        if message in self._held:  # else it is with the broker, and may be with another worker
+            self._held.remove(message)
+            self._consumer.qos.decrement_eventually()
+            then(message)
+
+    def _give_back(self, message: Any) -> None:
+        message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
+
+
+def came_by(queue: Queue, delivery_info: Any) -> bool:
+    """Return whether a message came by *queue*: by its binding, or by the default exchange, which needs none."""
+    exchange, routing_key = (delivery_info or {}).get("exchange"), (delivery_info or {}).get("routing_key")
+    if not exchange:
+        return bool(routing_key == queue.name)
+    return bool(exchange == queue.exchange.name and routing_key == queue.routing_key)
+
+
+def _set_header(message: Any, body: Any, name: str, *, present: bool) -> None:
+    """Let the request of *message* have the header *name*, or not. Protocol 1 makes the request of the body."""
+    for headers in (message.headers, body):
+        if isinstance(headers, dict):
+            headers.pop(name, None)
+            if present:
+                headers[name] = True
+
+
+def _was_redelivered(message: Any) -> bool:
+    return bool((message.delivery_info or {}).get("redelivered"))
+
+
+def _name(message: Any) -> str:
+    """Return what logs call the task of *message*, which anybody may have sent."""
+    return f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]"[:_LONGEST_REASON]

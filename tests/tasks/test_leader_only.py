@@ -1,0 +1,185 @@
+"""``@leader_only``: which messages it lets run, and what becomes of others."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import Ignore, Reject
+
+from celery_leader import leader_only
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.settings import apps_set_up
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, mark_of
+from celery_leader.testing import forced_leader
+from tests.tasks.deliveries import deliver
+
+#: What a worker's main process says of a message that came by another queue than the leader's.
+TO_FOLLOWER = {TO_FOLLOWER_HEADER: True}
+
+
+def run(app: Celery, name: str, *args: Any, **options: Any) -> Any:
+    """Run task *name* as a pool child does; return its trace's info."""
+    return deliver(app.tasks[name], *args, id=f"{name}-id", **options)
+
+
+def test_the_leader_runs_it(app: Celery) -> None:
+    """With its arguments, and the token of its term inside."""
+    with forced_leader(fencing_token=7):
+        assert run(app, "forwards", 1).retval == "1+2 in 7"
+    with forced_leader("reports"):
+        assert run(app, "bound", 5).retval == "bound 5"
+
+
+def test_a_follower_sends_back_what_it_received_as_a_leader(app: Celery) -> None:
+    """Its trust was lost since: the next leader runs it, whatever followers do with other messages."""
+    for name, *args in (("forwards", 1), ("skips",), ("raises",), ("retries",)):
+        info = run(app, name, *args)
+        assert info.info.state == "REJECTED"
+        assert isinstance(info.info.retval, Reject)
+        assert info.info.retval.requeue
+
+
+def test_a_follower_skips_what_is_to_be_skipped(app: Celery) -> None:
+    """State IGNORED."""
+    info = run(app, "skips", headers=TO_FOLLOWER)
+    assert isinstance(info.info.retval, Ignore)
+    assert not isinstance(info.info.retval, Reject)
+    assert app.AsyncResult("skips-id").state == "IGNORED"
+
+
+def test_a_follower_raises_what_is_to_be_raised(app: Celery) -> None:
+    """The task fails, and says why."""
+    info = run(app, "raises", headers=TO_FOLLOWER)
+    assert info.info.state == "FAILURE"
+    assert "raises[raises-id] is reserved for the leader of 'default'" in str(info.info.retval)
+
+
+def test_a_worker_that_is_not_set_up_says_so(app: Celery) -> None:
+    """Its message could not go back: nobody let it be acknowledged late, and nobody would hold it for a while."""
+    apps_set_up.discard(app)
+    info = run(app, "forwards", 1)
+    assert info.info.state == "FAILURE"
+    assert "call celery_leader.setup(app)" in str(info.info.retval)
+
+
+def test_a_worker_of_other_elections_is_a_follower(app: Celery) -> None:
+    """It leads another one."""
+    with forced_leader("reports"):
+        assert run(app, "forwards", 1).info.state == "REJECTED"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"is_eager": True},
+        {"is_eager": True, "properties": None},
+        {"called_directly": True},
+        {"delivery_info": {"is_eager": True, "exchange": "celery-leader.default"}},
+        {"__leader_only__": True},
+        {"leader_to_follower": True},
+        {"retries": 1, "id": "another"},
+    ],
+    ids=str,
+)
+def test_no_message_makes_a_follower_run_it(app: Celery, lie: dict[str, Any]) -> None:
+    """Whatever the third part of its body says, or its headers, of the request."""
+    assert run(app, "forwards", 1, embed=lie).info.state == "REJECTED" or "leader_to_follower" in lie
+    assert run(app, "forwards", 1, headers=lie).info.state == "REJECTED" or "leader_to_follower" in lie
+
+
+@pytest.mark.parametrize("by", ["celery.map", "celery.starmap"])
+def test_no_message_makes_a_follower_call_it(app: Celery, by: str) -> None:
+    """Celery's own tasks that call others are refused by leaders, too: nothing would tell that guarded work runs."""
+    signature = app.tasks["forwards"].s()
+    for leads in (False, True):
+        with forced_leader() if leads else nullcontext():
+            info = run(app, by, dict(signature), [[1]])
+            assert info.info.state == "FAILURE"
+            assert "Send a group" in str(info.info.retval)
+
+
+def test_no_failure_makes_a_follower_call_it(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """Celery calls error callbacks of several arguments where the task failed."""
+    ran = []
+
+    @app.task(name="on_error", shared=False)
+    @leader_only
+    def on_error(request: Any, error: Any, traceback: Any) -> None:
+        ran.append(request)
+
+    @app.task(name="fails", shared=False)
+    def fails() -> None:
+        raise ValueError("no")
+
+    errbacks = [dict(app.tasks["on_error"].s())]
+    assert run(app, "fails", embed={"errbacks": errbacks}).info.state == "FAILURE"
+    assert ran == []
+    assert "on_error did not run for the failure of fails" in caplog.text
+    app.tasks["on_error"](None, None, None)
+    assert ran == [None]
+
+
+def test_a_closing_leader_starts_nothing(app: Celery) -> None:
+    """It still has the lease, for what runs already."""
+    with forced_leader():
+        from celery_leader.leadership import state
+
+        cell = state._cell("default")
+        assert cell
+        cell.close_to_new_work()
+        assert run(app, "forwards", 1).info.state == "REJECTED"
+
+
+def test_direct_calls_and_eager_ones_just_run(app: Celery) -> None:
+    """Tests and shells need no election."""
+    assert app.tasks["forwards"](1) == "1+2 in None"
+    assert app.tasks["forwards"].apply((1,)).get() == "1+2 in None"
+    app.conf.task_always_eager = True
+    assert app.tasks["forwards"].delay(1).get() == "1+2 in None"
+
+
+def test_a_guarded_function_called_by_another_task_just_runs(app: Celery) -> None:
+    """It is that task's business then."""
+
+    @app.task(name="outer", shared=False)
+    def outer() -> str:
+        return str(app.tasks["forwards"](3))
+
+    assert run(app, "outer").retval == "3+2 in None"
+
+
+def test_guarded_tasks_are_acknowledged_late(app: Celery) -> None:
+    """A message that was acknowledged could not go back. Other tasks are left alone."""
+    assert app.tasks["forwards"].acks_late
+    assert not app.tasks["plain"].acks_late
+
+
+def test_calls_are_checked_against_the_functions_signature(app: Celery) -> None:
+    """A wrong call fails where it is made."""
+    task = app.tasks["forwards"]
+    assert list(inspect.signature(task.run).parameters) == ["a", "b"]
+    assert task.__doc__ == "Add."
+    with pytest.raises(TypeError):
+        task.delay(1, 2, 3)
+
+
+def test_the_decorator_stands_below_app_task(app: Celery) -> None:
+    """Above it there is no function to guard."""
+    with pytest.raises(ConfigurationError, match="below"):
+        leader_only(app.tasks["plain"])
+
+
+def test_an_unknown_policy_is_refused() -> None:
+    """With the value, and the known ones."""
+    with pytest.raises(ConfigurationError, match="forward, skip, raise.*'queue'"):
+        leader_only(on_follower="queue")
+
+
+def test_marks_are_found_on_tasks_only() -> None:
+    """Anything may be asked."""
+    assert mark_of(None) is None
+    assert mark_of("text") is None

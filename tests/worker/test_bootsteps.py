@@ -1,0 +1,38 @@
+"""What stops a worker at its start."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from celery_leader import once_per_tick
+from celery_leader.worker.bootsteps import LeaderStep, WorkerRefused
+
+
+def app_with_a_tick(**guard: Any) -> Celery:
+    """Return an app whose store is not a database."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.leader_backend = "memory://"
+
+    @app.task(shared=False)
+    @once_per_tick(**guard)
+    def tick() -> None: ...
+
+    app.finalize()
+    return app
+
+
+def test_a_task_that_the_store_can_not_serve_is_refused() -> None:
+    """At the start, not at each of its ticks; also by a worker that takes part in no election, but runs the task."""
+    worker = SimpleNamespace(app=app_with_a_tick(atomic=True))
+    with pytest.raises(WorkerRefused, match=r"atomic=True.*django-db://<alias>"):
+        LeaderStep(worker, without_leader=True)
+
+
+def test_other_ticks_need_no_database() -> None:
+    """Nor does a worker without ticks need a store."""
+    LeaderStep(SimpleNamespace(app=app_with_a_tick(timeout=5)), without_leader=True)
+    LeaderStep(SimpleNamespace(app=Celery("proj", broker="memory://", set_as_current=False)), without_leader=True)
