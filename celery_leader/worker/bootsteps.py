@@ -29,6 +29,7 @@ from celery_leader.tasks.wiring import check_atomic_tasks, prepare_guarded_tasks
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 from celery_leader.worker.reception import GuardedStrategy, Reception
+from celery_leader.worker.stopping import let_go_of_messages
 from celery_leader.worker.wrong_states import Check, checks_of
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class LeaderStep(bootsteps.StartStopStep):
         self._watch.stop()
         if worker.leader:
             worker.leader.drain()
+            let_go_of_messages(worker)
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Return what ``inspect stats`` shows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -17,7 +18,7 @@ import billiard
 import celery
 from celery import Celery, current_task
 from celery.schedules import crontab
-from celery.signals import after_task_publish, before_task_publish
+from celery.signals import after_task_publish, before_task_publish, worker_ready
 
 import celery_leader
 from celery_leader import leader_only, once_per_tick
@@ -70,6 +71,27 @@ def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
 
 
 Cell.publish = _publish  # type: ignore[method-assign]  # the exact moments, as no signal could tell them
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _stop_in_the_midst(sender: Any, **_: Any) -> None:
+    """Let a worker be asked to stop right after it wrote a guarded task to a child, before it hears of it again.
+
+    ``chaos_stops`` says when: "written" at once, "begun" when the child runs the task.
+    """
+    if not (when := app.conf.get("chaos_stops")):
+        return
+    write = sender.hub.consolidate_callback
+
+    def write_and_stop(writable: list[int]) -> None:
+        write(writable)
+        if any(job._write_to and not job._accepted for job in sender.pool._pool._cache.values()):
+            while when == "begun" and '"guarded-start"' not in Path(os.environ["CHAOS_LOG"]).read_text():
+                time.sleep(0.01)
+            log("stop")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sender.hub.consolidate_callback = write_and_stop
 
 
 @app.task(acks_late=True)

@@ -1,0 +1,103 @@
+"""What becomes of messages when a worker stops warmly: each is acknowledged or goes back, once, and soon.
+
+Celery lets go of the tasks that its pool has not accepted, and restores their messages when the last task has ended. A
+task that a child began, and that the main process has not heard of, would run again elsewhere; and the child would
+wait 30 s for its result to be read.
+"""
+
+# ruff: noqa: SLF001  # Celery, billiard and kombu have nothing public for any of this
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from multiprocessing.connection import wait
+from queue import Empty
+from typing import Any
+
+from celery.utils.log import worker_logger
+from celery.worker import state as worker_state
+
+from celery_leader.tasks.leader_only import mark_of
+from celery_leader.worker.queue import copied
+
+logger = logging.getLogger(__name__)
+
+#: How long (seconds) children that were given a task may take to say that they have it.
+PATIENCE = 1.0
+#: A pop that waits longer than this (seconds) is left to the end of the worker, and how long its answer may take then.
+LONGEST_POP, POP_MARGIN = 2.0, 0.5
+
+
+def let_go_of_messages(worker: Any) -> None:
+    """Consume no more, and give back what *worker* has not begun. No guarded task begins any more.
+
+    Called before Celery lets go of anything. A cold shutdown takes less time than any of this.
+    """
+    if worker_state.should_terminate not in (None, False):
+        return
+    consumer = worker.consumer
+    try:
+        if is_connected := bool(consumer.connection and consumer.task_consumer):
+            consumer.task_consumer.cancel()  # first: what goes back must not come again
+        hear_children(worker.pool)
+        give_back_guarded_work(consumer)
+        if is_connected:
+            finish_pop(consumer.task_consumer.channel)
+    except consumer.connection_errors as error:
+        logger.info("The broker has all messages back: %s", error)
+    except Exception:  # whatever it is, the worker must stop
+        logger.exception("Messages that this worker has not begun go back when it ends, not now")
+
+
+def hear_children(pool: Any) -> None:
+    """Read all that the children of a prefork *pool* say, until each has said that it has the task it was given.
+
+    Pools of other kinds have no children to hear.
+    """
+    children: Any = getattr(pool, "_pool", None)
+    if not hasattr(children, "_fileno_to_outq"):
+        return
+    deadline = time.monotonic() + PATIENCE
+    _read(children)
+    while _is_silent(children) and (left := deadline - time.monotonic()) > 0:
+        wait([child.outq._reader for child in children._fileno_to_outq.values()], left)
+        _read(children)
+
+
+def give_back_guarded_work(consumer: Any) -> None:
+    """Let the broker have the guarded tasks back that have not begun, for the next leader."""
+    requests = copied(worker_state.reserved_requests) + copied(getattr(worker_state, "scheduled_requests", ()))
+    for request in requests:
+        if mark_of(request.task) and request not in worker_state.active_requests and not request.acknowledged:
+            request.message.reject_log_error(worker_logger, consumer.connection_errors, requeue=True)
+            request.acknowledged = True
+            worker_state.reserved_requests.discard(request)  # the lease waits for those
+
+
+def finish_pop(channel: Any) -> None:
+    """Let kombu's Redis transport finish the pop (BRPOP) that it waits for; what it takes goes back at once.
+
+    Left alone it would be read when the worker's last task has ended, and with it a message that nobody else got.
+    """
+    connection: Any = getattr(channel, "_in_poll", None)
+    if not connection:
+        return
+    timeout = getattr(channel.connection, "brpop_timeout", 1)  # kombu before 5.6 has no name for it
+    if timeout and timeout < LONGEST_POP and wait([connection._sock], timeout + POP_MARGIN):
+        with suppress(Empty):
+            channel._brpop_read()
+
+
+def _is_silent(children: Any) -> bool:
+    """Return whether a child was given a task, and has not said that it has it."""
+    return any(getattr(job, "_write_to", None) and not job._accepted for job in tuple(children._cache.values()))
+
+
+def _read(children: Any) -> None:
+    """Read what children have said, as Celery's own pool does when it waits for its last tasks."""
+    handler = children._result_handler
+    for descriptor, child in tuple(children._fileno_to_outq.items()):
+        gone: set[int] = set()
+        while not gone and child.outq._reader.poll(0):
+            handler._flush_outqueue(descriptor, gone.add, children._fileno_to_outq, handler.on_state_change)

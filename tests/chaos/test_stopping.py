@@ -1,0 +1,120 @@
+"""A worker that stops warmly: each message it had is acknowledged or goes back, once, and soon."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.chaos.harness import Fleet
+from tests.servers import RabbitServer, RedisServer
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
+
+RABBIT = pytest.param(RabbitServer, marks=pytest.mark.rabbitmq)
+#: The longest (seconds) that a worker takes to stop that runs nothing, on two busy cores.
+STOP = 8.0
+#: How long (seconds) a worker is busy with another task.
+BUSY = 6.0
+
+
+@pytest.fixture
+def pair(fleet: Fleet) -> Iterator[Fleet]:
+    """A fleet without ticks whose broker delivers again nothing that it gave away."""
+    fleet.conf["beat_schedule"] = {}
+    fleet.visibility = 600
+    yield fleet
+    print(f"\nchaos: {fleet.broker.name}: {fleet.evidence().of('guarded-start')}")  # noqa: T201
+
+
+def lead_and_follow(fleet: Fleet) -> None:
+    """Start a leader, which may be one that stops itself, and a follower, which is not."""
+    fleet.start("one", "-c", "1", "-Q", "celery,one")
+    assert fleet.await_leader() == "one"
+    fleet.conf.pop("chaos_stops", None)
+    fleet.start("two", "-c", "1")
+    eventually(lambda: fleet.times_logged("two", "two@chaos ready"), timeout=30)
+
+
+def keep_busy(fleet: Fleet) -> float:
+    """Let the only child of the leader run a task that anybody may run; return until when, by the boot-time clock."""
+    fleet.app.send_task("chaos_project.keep_asking", (BUSY,), queue="one")
+    (line,) = eventually(lambda: fleet.evidence().of("belief"), timeout=20)
+    return float(line["at"]) + BUSY
+
+
+def ended_after(fleet: Fleet, name: str) -> float:
+    """Wait until a worker that was asked to stop has ended; return how long (seconds) that took."""
+    eventually(lambda: fleet.times_logged(name, "Warm shutdown"), timeout=20)
+    begun = time.monotonic()
+    assert fleet.await_end(name) == 0
+    return time.monotonic() - begun
+
+
+def is_empty(fleet: Fleet) -> bool:
+    """Whether the broker has no message any more, waiting or with a worker."""
+    if not isinstance(fleet.broker, RedisServer):
+        return True
+    with redis.Redis.from_url(fleet.broker.url) as raw:
+        return not (raw.llen("celery-leader.default") or raw.hlen("unacked"))
+
+
+@pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
+@pytest.mark.parametrize("when", ["written", "begun"])
+def test_a_task_that_a_child_was_just_given_runs_once(pair: Fleet, when: str) -> None:
+    """Celery forgets it, as its child has not said yet that it has it. It began, or goes back; never both."""
+    pair.conf["chaos_stops"] = when
+    lead_and_follow(pair)
+    pair.send_guarded(1, 1.5)
+    assert ended_after(pair, "one") < STOP
+    eventually(lambda: not pair.evidence().guarded_wrong(1, set()) and is_empty(pair), timeout=20)
+    pair.stop_all()
+    assert len(pair.evidence().of("guarded-start")) == 1
+    if when == "begun":  # and the lease was kept for it
+        (ended,) = pair.evidence().of("guarded-end")
+        assert pair.evidence().terms()[1][0] > ended["at"]
+
+
+@pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
+def test_what_has_not_begun_goes_back_at_once(pair: Fleet) -> None:
+    """Not when the last of the stopping worker's other tasks has ended: the next leader waits for it."""
+    pair.conf["worker_prefetch_multiplier"] = 8
+    lead_and_follow(pair)
+    until = keep_busy(pair)
+    pair.send_guarded(3)
+    eventually(lambda: pair.times_logged("one", "chaos_project.guarded[") == 3, timeout=20)
+    pair.signal("one", signal.SIGTERM)
+    eventually(lambda: not pair.evidence().guarded_wrong(3, set()), timeout=20)
+    assert max(line["at"] for line in pair.evidence().of("guarded-start")) < until
+    pair.await_end("one")
+    pair.stop_all()
+    assert len(pair.evidence().of("guarded-start")) == 3
+
+
+def test_a_pop_that_waits_takes_no_message_with_it(pair: Fleet) -> None:
+    """Redis gives a message to who has waited longest, which is a worker that consumes no more."""
+    pair.conf["worker_prefetch_multiplier"] = 8
+    lead_and_follow(pair)
+    until = keep_busy(pair)
+    pair.signal("one", signal.SIGTERM)
+    pair.send_guarded(1)
+    eventually(lambda: not pair.evidence().guarded_wrong(1, set()), timeout=20)
+    assert pair.evidence().of("guarded-start")[0]["at"] < until
+
+
+@pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
+def test_a_leader_that_wakes_copies_nothing(pair: Fleet) -> None:
+    """It finds a message that came while it was paused, and leads no more: that goes back, by any exchange."""
+    lead_and_follow(pair)
+    pair.signal_all("one", signal.SIGSTOP)
+    pair.send_guarded(2)
+    pair.await_term(1)
+    pair.signal_all("one", signal.SIGCONT)
+    eventually(lambda: not pair.evidence().guarded_wrong(2, set()) and is_empty(pair), timeout=20)
+    assert pair.times_logged("one", "forwarded") == 0
+    pair.stop_all()
+    assert len(pair.evidence().of("guarded-start")) == 2
