@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) children that were given a task may take to say that they have it.
 PATIENCE = 1.0
+#: How often (seconds) to look whether a thread has heard them.
+LOOK_EACH = 0.02
 #: A pop that waits longer than this (seconds) is left to the end of the worker, and how long its answer may take then.
 LONGEST_POP, POP_MARGIN = 2.0, 0.5
 
@@ -53,26 +55,26 @@ def let_go_of_messages(worker: Any) -> None:
 def hear_children(pool: Any) -> None:
     """Read all that the children of a prefork *pool* say, until each has said that it has the task it was given.
 
-    Pools of other kinds have no children to hear.
+    What has begun by now was said by now. Other pools have no children to hear.
     """
     children: Any = getattr(pool, "_pool", None)
-    if not hasattr(children, "_fileno_to_outq"):
-        return
     deadline = time.monotonic() + PATIENCE
-    _read(children)
-    while _is_silent(children) and (left := deadline - time.monotonic()) > 0:
-        wait([child.outq._reader for child in children._fileno_to_outq.values()], left)
+    if hasattr(children, "_fileno_to_outq"):
         _read(children)
+        while _is_silent(children) and (left := deadline - time.monotonic()) > 0:
+            wait([child.outq._reader for child in children._fileno_to_outq.values()], left)
+            _read(children)
+    elif hasattr(children, "_result_handler"):  # a thread reads, where the broker's transport has no event loop
+        while _guarded_work_that_has_not_begun() and time.monotonic() < deadline:
+            time.sleep(LOOK_EACH)
 
 
 def give_back_guarded_work(consumer: Any) -> None:
     """Let the broker have the guarded tasks back that have not begun, for the next leader."""
-    requests = copied(worker_state.reserved_requests) + copied(getattr(worker_state, "scheduled_requests", ()))
-    for request in requests:
-        if mark_of(request.task) and request not in worker_state.active_requests and not request.acknowledged:
-            request.message.reject_log_error(worker_logger, consumer.connection_errors, requeue=True)
-            request.acknowledged = True
-            worker_state.reserved_requests.discard(request)  # the lease waits for those
+    for request in _guarded_work_that_has_not_begun():
+        request.message.reject_log_error(worker_logger, consumer.connection_errors, requeue=True)
+        request.acknowledged = True
+        worker_state.reserved_requests.discard(request)  # the lease waits for those
 
 
 def finish_pop(channel: Any) -> None:
@@ -87,6 +89,12 @@ def finish_pop(channel: Any) -> None:
     if timeout and timeout < LONGEST_POP and wait([connection._sock], timeout + POP_MARGIN):
         with suppress(Empty):
             channel._brpop_read()
+
+
+def _guarded_work_that_has_not_begun() -> list[Any]:
+    requests = copied(worker_state.reserved_requests) + copied(getattr(worker_state, "scheduled_requests", ()))
+    begun = set(copied(worker_state.active_requests))
+    return [each for each in requests if mark_of(each.task) and each not in begun and not each.acknowledged]
 
 
 def _is_silent(children: Any) -> bool:
