@@ -12,15 +12,19 @@ from celery import Celery, Task
 from celery.exceptions import Ignore
 from django.db import IntegrityError, connections, transaction
 
+import celery_leader
 from celery_leader import leader_only, once_per_tick
 from celery_leader.django import effects as module
 from celery_leader.django.models import Fence, TickEffect
 from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
 from celery_leader.leadership.effects import guard_of
+from celery_leader.ledger import DUE_HEADER
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
 from celery_leader.testing.contests import race
 from celery_leader.testing.effects_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
-from tests.once.conftest import deliver, is_dropped, taken
+from tests.once.conftest import DUE, deliver, is_dropped
+from tests.tasks.deliveries import taken
 from tests.waiting import eventually
 
 # Fence serves as a table that tasks write to.
@@ -167,6 +171,7 @@ def task(alias: str) -> Any:
     def make(act: Callable[[], Any], *, guard: Callable[[Any], Any] = lambda run: run, **options: Any) -> Task:
         app = Celery("proj", broker="memory://", backend="cache+memory://", set_as_current=False)
         app.conf.update(leader_backend=f"django-db://{alias}")
+        celery_leader.setup(app)
         apps.append(app)
 
         def run() -> Any:
@@ -212,7 +217,8 @@ def test_an_atomic_task_that_ignores_itself_is_committed(alias: str, task: Calla
     assert written(alias) == ["a"]
     assert TickEffect.objects.using(alias).get().done
     TickEffect.objects.using(alias).all().delete()
-    assert is_dropped(deliver(task(act, guard=leader_only(on_follower="skip")), id=TICK))
+    skipped = task(act, guard=leader_only(on_follower="skip"))
+    assert is_dropped(deliver(skipped, id=TICK, headers={DUE_HEADER: DUE.isoformat(), TO_FOLLOWER_HEADER: True}))
     assert not TickEffect.objects.using(alias).exists()
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from celery import Celery
 
 import celery_leader
@@ -207,6 +208,8 @@ def test_two_workers_on_memory_find_each_other(project: Project, redis_server: R
 @pytest.mark.redis
 def test_a_schedule_and_tasks_that_nobody_serves_are_said(project: Project, redis_server: RedisServer) -> None:
     """The only worker takes no part, and leader_beat was forgotten."""
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.flushall()  # a worker that another test has killed may still hold a lease
     project.write("proj.py", PROJECT.format(broker=redis_server.url, backend=redis_server.url, settings=""))
     worker = project.start("worker", "-P", "solo", "--without-leader")
     worker.await_line(r"'default': nobody leads it now: 1 guarded tasks \(proj.close\) wait until somebody does")
