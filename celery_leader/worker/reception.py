@@ -53,6 +53,7 @@ class Reception:
         """Serve *consumer*, whose leader's queues are *queues*."""
         self._consumer = consumer
         self._queues = queues
+        self._errors = (*consumer.connection_errors, *consumer.channel_errors)  # others would end the worker
         self._held: set[Any] = set()
         self._forwarder = Forwarder(consumer.app)
         self._warned_at: float | None = None
@@ -81,7 +82,7 @@ class Reception:
         self, mark: LeaderOnly, message: Any, reject: Any, logger: Any, errors: Any, requeue: bool = False
     ) -> None:
         """Give back a message that the pool refused. Called by any thread of the pool."""
-        if getattr(message.channel, "closed", False):  # the broker has it back, and another worker may have it
+        if _is_with_broker(message):
             return
         if requeue and (_was_redelivered(message) or self._queues.accepts_work(mark.election)):
             self._consumer.call_soon(self._hold, message, PAUSE, self._give_back)
@@ -114,7 +115,7 @@ class Reception:
             return
         self._warned_at = None
         logger.info("%s forwarded to the leader's queue %s", _name(message), queue.name)
-        message.ack_log_error(logger, self._consumer.connection_errors)
+        message.ack_log_error(logger, self._errors)
 
     def _warn(self, message: Any, queue: Queue, error: Exception) -> None:
         now = time.monotonic()
@@ -134,13 +135,14 @@ class Reception:
         self._consumer.timer.call_after(seconds, self._consumer.call_soon, (self._let_go, message, then))
 
     def _let_go(self, message: Any, then: Callable[[Any], Any]) -> None:
-        if message in self._held:  # else it is with the broker, and may be with another worker
+        if message in self._held:
             self._held.remove(message)
             self._consumer.qos.decrement_eventually()
-            then(message)
+            if not _is_with_broker(message):
+                then(message)
 
     def _give_back(self, message: Any) -> None:
-        message.reject_log_error(logger, self._consumer.connection_errors, requeue=True)
+        message.reject_log_error(logger, self._errors, requeue=True)
 
 
 def came_by(queue: Queue, delivery_info: Any) -> bool:
@@ -160,10 +162,16 @@ def _set_header(message: Any, body: Any, name: str, *, present: bool) -> None:
                 headers[name] = True
 
 
+def _is_with_broker(message: Any) -> bool:
+    """Return whether the channel of *message* is closed: the broker has it back, and another worker may have it."""
+    return getattr(message.channel, "closed", False) is True
+
+
 def _was_redelivered(message: Any) -> bool:
     return bool((message.delivery_info or {}).get("redelivered"))
 
 
 def _name(message: Any) -> str:
     """Return what logs call the task of *message*, which anybody may have sent."""
-    return f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]"[:_LONGEST_REASON]
+    name = f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]"[:_LONGEST_REASON]
+    return name if name.isprintable() else ascii(name)

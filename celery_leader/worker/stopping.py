@@ -62,7 +62,7 @@ def hear_children(pool: Any) -> None:
     if hasattr(children, "_fileno_to_outq"):
         _read(children)
         while _is_silent(children) and (left := deadline - time.monotonic()) > 0:
-            wait([child.outq._reader for child in children._fileno_to_outq.values()], left)
+            wait([reader for _, reader in _readers(children)], left)
             _read(children)
     elif hasattr(children, "_result_handler"):  # a thread reads, where the broker's transport has no event loop
         while _guarded_work_that_has_not_begun() and time.monotonic() < deadline:
@@ -105,7 +105,14 @@ def _is_silent(children: Any) -> bool:
 def _read(children: Any) -> None:
     """Read what children have said, as Celery's own pool does when it waits for its last tasks."""
     handler = children._result_handler
-    for descriptor, child in tuple(children._fileno_to_outq.items()):
+    for descriptor, reader in _readers(children):
         gone: set[int] = set()
-        while not gone and child.outq._reader.poll(0):
-            handler._flush_outqueue(descriptor, gone.add, children._fileno_to_outq, handler.on_state_change)
+        with suppress(OSError, EOFError):  # it has just ended
+            while not gone and reader.poll(0):
+                handler._flush_outqueue(descriptor, gone.add, children._fileno_to_outq, handler.on_state_change)
+
+
+def _readers(children: Any) -> list[tuple[int, Any]]:
+    """Return where to read what children say, by their descriptors."""
+    found = [(descriptor, child.outq._reader) for descriptor, child in tuple(children._fileno_to_outq.items())]
+    return [(descriptor, reader) for descriptor, reader in found if not reader.closed]

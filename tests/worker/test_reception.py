@@ -47,6 +47,7 @@ class Consumer:
     """As much of a consumer as a reception sees."""
 
     connection_errors = (OSError,)
+    channel_errors = (LookupError,)
 
     def __init__(self, app: Celery) -> None:
         self.app = app
@@ -263,6 +264,29 @@ def test_what_the_pool_refuses_again_and_again_waits(
     assert message._state == "REJECTED"
 
 
+def test_a_broker_that_takes_nothing_back_does_not_end_the_worker(
+    desk: Desk, leaders: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its user may not write, say. The message stays with the worker's channel."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise LookupError("no permission")
+
+    desk.send("forwards", leaders)
+    monkeypatch.setattr(desk._channel, "basic_reject", refuse)
+    assert desk.receive(leaders)._state == "RECEIVED"
+    assert "no permission" in caplog.text
+
+
+def test_a_name_that_would_forge_a_line_is_shown(desk: Desk, leaders: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever sends a message chooses its id."""
+    caplog.set_level(logging.INFO, "celery_leader")
+    desk.send("forwards", leaders, task_id="1\n[ERROR] all is lost" + "x" * 500)
+    desk.receive(leaders)
+    assert "'forwards[1\\n[ERROR] all is lost" in caplog.text
+    assert all(len(record.getMessage()) < 300 for record in caplog.records)
+
+
 def test_what_is_dropped_is_not_held(desk: Desk, leaders: Queue) -> None:
     """A task may reject its message for good."""
     desk.queues.leads = True
@@ -280,6 +304,11 @@ def test_what_is_held_is_left_to_the_broker_when_the_connection_ends(desk: Desk,
     desk.reception.stop()
     desk.consumer.timer.pass_time()
     assert message._state == "RECEIVED"
+    desk.send("forwards", leaders)
+    late = desk.receive(leaders, redelivered=True)
+    late.channel = SimpleNamespace(closed=True)
+    desk.consumer.timer.pass_time()
+    assert late._state == "RECEIVED"
 
 
 def test_what_the_pool_refuses_after_the_connection_ended_is_left_alone(desk: Desk, leaders: Queue) -> None:
