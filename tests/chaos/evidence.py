@@ -121,13 +121,16 @@ class Evidence:
     def guarded_wrong(self, sent: int, killed: set[int]) -> list[str]:
         """Return what is wrong with the guarded tasks 0 … *sent* - 1.
 
-        Each ran once, on a leader. One that was running in a process of *killed* may run again.
+        Each ran once, and a leader let it begin. One that was running in a process of *killed* may run again.
+
+        What counts is when it was let in: its process may stand still before its first line, for as long as it likes.
         """
         starts, ends = Counter(), Counter()  # type: ignore[var-annotated]
         wrong = []
+        trusted_until = {token: until for _, until, token in self.terms()}
         for line in self.of("guarded-start"):
             starts[line["number"]] += 1
-            if not line["leads"] or line["token"] is None:
+            if line["let_in"] >= trusted_until.get(line["token"], 0.0):
                 wrong.append(f"guarded task {line['number']} began on a follower")
         for line in self.of("guarded-end"):
             ends[line["number"]] += 1

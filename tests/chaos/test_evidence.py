@@ -19,7 +19,7 @@ def tick(due: str, message: str = "", entry: str = "second", token: str = "5") -
 
 def guarded(what: str, number: int, pid: int = 1, **details: Any) -> dict[str, Any]:
     line = {"what": f"guarded-{what}", "number": number, "pid": pid, "at": 0.0}
-    return {**line, "leads": True, "token": 5, **details} if what == "start" else line
+    return {**line, "let_in": 1.0, "token": 5, **details} if what == "start" else line
 
 
 def test_trusts_that_overlap_are_found() -> None:
@@ -72,8 +72,17 @@ def test_a_beat_that_forgot_an_entry_is_found() -> None:
 def test_guarded_tasks_that_ran_wrongly_are_found() -> None:
     """Never, twice, or on a follower; one that was cut off with its process may run again."""
     assert Evidence([]).guarded_wrong(1, set()) == ["guarded task 0 never ended; it began 0 times"]
-    twice = [guarded("start", 0), guarded("start", 0, 2), guarded("end", 0, 2)]
+    term = trust(1, 5, 0.0, 2.0)
+    twice = [term, guarded("start", 0), guarded("start", 0, 2), guarded("end", 0, 2)]
     assert Evidence(twice).guarded_wrong(1, set()) == ["guarded task 0 began 2 times"]
     assert Evidence(twice).guarded_wrong(1, {1}) == []
-    follower = [guarded("start", 0, leads=False), guarded("end", 0)]
-    assert Evidence(follower).guarded_wrong(1, set()) == ["guarded task 0 began on a follower"]
+    late = {"let_in": 2.0}
+    for details in (late, {"token": None}, {"token": 6}):
+        follower = [term, guarded("start", 0, **details), guarded("end", 0)]
+        assert Evidence(follower).guarded_wrong(1, set()) == ["guarded task 0 began on a follower"]
+
+
+def test_a_guarded_task_may_stand_still_before_its_first_line() -> None:
+    """It was let in while its worker led. Nothing could stop it since; that is what fencing tokens are for."""
+    lines = [trust(1, 5, 0.0, 2.0), guarded("start", 0, at=11.0, leads=False), guarded("end", 0)]
+    assert Evidence(lines).guarded_wrong(1, set()) == []

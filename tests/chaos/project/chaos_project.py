@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from datetime import timedelta, timezone
 from pathlib import Path
@@ -70,7 +71,16 @@ def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
         log("trust-end", process=os.getpid())
 
 
-Cell.publish = _publish  # type: ignore[method-assign]  # the exact moments, as no signal could tell them
+_looked = threading.local()
+
+
+def _term(self: Cell, term: Any = Cell.term) -> Any:
+    _looked.at = boot_time_ns() / 1e9  # before the clock is asked whether the term lasts
+    return term(self)
+
+
+# The exact moments, as no signal could tell them.
+Cell.publish, Cell.term = _publish, _term  # type: ignore[method-assign]
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -104,8 +114,9 @@ def tick(entry: str) -> None:
 @app.task
 @leader_only
 def guarded(number: int, seconds: float = 0.0) -> None:
-    """Note when a guarded task begins and ends, and what it believes then."""
-    log("guarded-start", number=number, leads=celery_leader.is_leader(), token=celery_leader.fencing_token())
+    """Note when a guarded task is let in, begins and ends, and what it believes then."""
+    let_in, leads = _looked.at, celery_leader.is_leader()
+    log("guarded-start", number=number, let_in=let_in, leads=leads, token=celery_leader.fencing_token())
     time.sleep(seconds)
     log("guarded-end", number=number)
 
