@@ -16,6 +16,7 @@ from celery import Task
 from celery.utils.imports import instantiate
 from kombu import Queue
 
+from celery_leader.election.limits import shown
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, LeaderOnly, mark_of
 from celery_leader.tasks.routing import leader_queue
 from celery_leader.worker.forwarding import FORWARDED_HEADER, Forwarder
@@ -29,7 +30,6 @@ PAUSE = 2.0
 LONG_PAUSE = 10.0
 #: How often (seconds) the log says that messages can't be forwarded.
 WARNED_EACH = 60.0
-_LONGEST_REASON = 200
 
 
 class GuardedStrategy:
@@ -125,7 +125,7 @@ class Reception:
             logging.WARNING if is_due else logging.DEBUG,
             "%s can't be forwarded to the leader's queue %s and goes back in %.0f s: %s. This worker must be "
             "allowed to send to that queue, or the task be sent there in the first place.",
-            _name(message), queue.name, PAUSE, f"{type(error).__name__}: {error}"[:_LONGEST_REASON],
+            _name(message), queue.name, PAUSE, shown(f"{type(error).__name__}: {error}"),
         )  # fmt: skip
 
     def _hold(self, message: Any, seconds: float, then: Callable[[Any], Any]) -> None:
@@ -173,5 +173,4 @@ def _was_redelivered(message: Any) -> bool:
 
 def _name(message: Any) -> str:
     """Return what logs call the task of *message*, which anybody may have sent."""
-    name = f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]"[:_LONGEST_REASON]
-    return name if name.isprintable() else ascii(name)
+    return shown(f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]")

@@ -283,7 +283,7 @@ def test_a_name_that_would_forge_a_line_is_shown(desk: Desk, leaders: Queue, cap
     caplog.set_level(logging.INFO, "celery_leader")
     desk.send("forwards", leaders, task_id="1\n[ERROR] all is lost" + "x" * 500)
     desk.receive(leaders)
-    assert "'forwards[1\\n[ERROR] all is lost" in caplog.text
+    assert "forwards[1\\n[ERROR] all is lost" in caplog.text
     assert all(len(record.getMessage()) < 300 for record in caplog.records)
 
 
