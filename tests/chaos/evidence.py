@@ -10,6 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+#: Whose leader runs the project's guarded tasks; beats may be led in another election.
+GUARDED_ELECTION = "default"
+
 
 @dataclass
 class Evidence:
@@ -30,22 +33,21 @@ class Evidence:
 
     # -- trusts ------------------------------------------------------------------------------------------------
 
-    def terms(self) -> list[tuple[float, float, int]]:
-        """Return for each term from when to when somebody trusted it, and its token, in order.
+    def terms(self, election: str = "") -> list[tuple[float, float, int]]:
+        """Return for each term of *election* from when to when somebody trusted it, and its token, in order.
 
         A trust ends when it is ended, or by itself.
         """
         began: dict[int, float] = {}
         until: dict[int, float] = {}
-        of_process: dict[int, int] = {}
         for line in self.lines:
-            if line["what"] == "trust" and line["election"] == self.election:
+            if line.get("election") != (election or self.election):
+                continue
+            if line["what"] == "trust":
                 began.setdefault(line["token"], line["at"])
                 until[line["token"]] = line["until"]
-                of_process[line["pid"]] = line["token"]
-            elif line["what"] == "trust-end" and line["pid"] in of_process:
-                token = of_process.pop(line["pid"])
-                until[token] = min(until[token], line["at"])
+            elif line["what"] == "trust-end":
+                until[line["token"]] = min(until[line["token"]], line["at"])
         return sorted((began[token], until[token], token) for token in began)
 
     def overlaps(self) -> list[str]:
@@ -127,7 +129,7 @@ class Evidence:
         """
         starts, ends = Counter(), Counter()  # type: ignore[var-annotated]
         wrong = []
-        trusted_until = {token: until for _, until, token in self.terms()}
+        trusted_until = {token: until for _, until, token in self.terms(GUARDED_ELECTION)}
         for line in self.of("guarded-start"):
             starts[line["number"]] += 1
             if line["let_in"] >= trusted_until.get(line["token"], 0.0):

@@ -26,7 +26,7 @@ def test_trusts_that_overlap_are_found() -> None:
     """By however little; one that was ended in time does not overlap."""
     lines = [trust(1, 5, 0.0, 2.0), trust(1, 5, 1.0, 3.0), trust(2, 6, 2.999, 5.0)]
     assert Evidence(lines).overlaps() == ["terms 5 and 6 overlap by 0.001000 s"]
-    ended = [*lines[:2], {"what": "trust-end", "pid": 1, "at": 2.9}, lines[2]]
+    ended = [*lines[:2], {**lines[1], "what": "trust-end", "at": 2.9}, lines[2]]
     assert Evidence(ended).overlaps() == []
 
 
@@ -80,6 +80,7 @@ def test_guarded_tasks_that_ran_wrongly_are_found() -> None:
     for details in (late, {"token": None}, {"token": 6}):
         follower = [term, guarded("start", 0, **details), guarded("end", 0)]
         assert Evidence(follower).guarded_wrong(1, set()) == ["guarded task 0 began on a follower"]
+    assert Evidence([term, *twice[2:]], election="beat").guarded_wrong(1, set()) == []  # it isn't the beats' leader's
 
 
 def test_a_guarded_task_may_stand_still_before_its_first_line() -> None:

@@ -62,13 +62,17 @@ def _sent(headers: dict[str, Any], body: Any, **_: Any) -> None:
     log("sent", entry=body[0][0], id=headers["id"], token=headers["leader_token"])
 
 
+_trusted: dict[Cell, Any] = {}
+
+
 def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
     publish(self, trust)
     if trust:
-        term = trust.term
+        term = _trusted[self] = trust.term
         log("trust", election=term.election, identity=term.identity, token=term.fencing_token, until=trust.until)
-    else:
-        log("trust-end", process=os.getpid())
+    elif self in _trusted:
+        term = _trusted.pop(self)
+        log("trust-end", election=term.election, token=term.fencing_token)
 
 
 _looked = threading.local()
