@@ -53,12 +53,12 @@ class Members:
 
     def start(self, name: str) -> None:
         """Start one, and wait until it takes part."""
-        text = "takes part in the elections" if self.beats else f"{name}@chaos ready"
-        before = self.fleet.times_logged(name, text)
         if self.beats:
             self.fleet.start_beat(name)
-        else:
-            self.fleet.start(name, *self.options)
+            return
+        text = f"{name}@chaos ready"
+        before = self.fleet.times_logged(name, text)
+        self.fleet.start(name, *self.options)
         eventually(lambda: self.fleet.times_logged(name, text) > before, timeout=40, what=f"{name} takes part")
 
     def leader(self) -> str:

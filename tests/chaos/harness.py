@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 
 #: Durations of the chaos elections, in seconds: short, and long enough for two busy cores.
 LEASE, DEADLINE, RETRY = 3.0, 2.0, 0.4
+#: What a process logs when it becomes a candidate.
+CANDIDATE = "takes part in the elections"
 #: The longest that nobody leads after a leader is gone without a word.
 LONGEST_TAKEOVER = LEASE + RETRY * 2.2 + 1.5
 #: How long until a message may be delivered again whose worker was killed, in seconds.
@@ -104,8 +106,11 @@ class Fleet:
         self._spawn(name, "worker", "-n", f"{name}@chaos", *(options or ("-c", "2")))
 
     def start_beat(self, name: str, *options: str, scheduler: str = "leader") -> None:
-        """Start a beat of its own."""
+        """Start a beat of its own, and wait until it can take over."""
+        text = CANDIDATE if scheduler == "leader" else "beat: Starting..."
+        before = self.times_logged(name, text)
         self._spawn(name, "beat", "-S", scheduler, *options)
+        eventually(lambda: self.times_logged(name, text) > before, timeout=40, what=f"{name} takes part")
 
     def _spawn(self, name: str, command: str, *options: str) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
