@@ -177,7 +177,10 @@ def _deployment(app: Any, *, has_prefix: bool) -> str:
     name = app.main or "an app without a name"
     if has_prefix:
         return str(name)
-    broker = urlsplit(app.connection_for_write().as_uri())
+    try:
+        broker = urlsplit(app.connection_for_write().as_uri())
+    except Exception:  # noqa: BLE001  # an unknown transport, or its driver is missing: only workers need the broker
+        return str(name)
     return f"{name} on {broker.scheme}://{broker.netloc.rpartition('@')[2]}{broker.path}"
 
 

@@ -56,6 +56,12 @@ def test_an_election_may_have_durations_of_its_own() -> None:
     assert settings.election("default", identity="me").lease_duration == 15
 
 
+@pytest.mark.parametrize("url", ["sqs://key:secret@", "reddis://localhost"])
+def test_settings_are_read_without_the_brokers_driver(url: str) -> None:
+    """By ``manage.py check`` in a web server's image, say, which a broker that it can't use must not end."""
+    assert settings_of(broker_url=url).deployment == "proj"
+
+
 @pytest.mark.parametrize(
     ("conf", "said"),
     [
