@@ -93,7 +93,7 @@ class EmbeddedBeat:
     def _tick(self) -> float:
         try:
             return min(self._scheduler.tick(), STANDBY_WAIT)
-        except Exception:  # one tick failed: the next may not, and the worker goes on in any case
+        except (Exception, SystemExit):  # one tick failed; a thread that ended would leave a leader that sends nothing
             logger.exception("A tick of the beat failed")
             return STANDBY_WAIT
 

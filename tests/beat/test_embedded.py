@@ -110,6 +110,15 @@ def test_a_deposed_beat_writes_nothing(fleet: Fleet, worker: Any) -> None:
     assert worker.scheduler.written == []
 
 
+def test_code_that_wants_to_exit_ends_no_embedded_beat(worker: Any) -> None:
+    """The worker would go on to lead, and nothing would be sent any more: no thread tells of a SystemExit."""
+    ticks = mock.Mock(side_effect=[SystemExit("a receiver gave up"), 0.01, *[0.01] * 1000])
+    with mock.patch.object(worker.scheduler, "tick", ticks), mock.patch("celery_leader.beat.embedded.STANDBY_WAIT", 0):
+        worker.beat.start()
+        eventually(lambda: ticks.call_count > 2)
+        worker.beat.stop(5)
+
+
 def test_the_signals_of_an_embedded_beat_are_sent(fleet: Fleet) -> None:
     """As Celery does: both, by the thread that ticks, with a service for a sender; no receiver ends the beat."""
     fleet.schedule = EVERY_TEN
