@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import click
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
+#: What a project may override in the base only: a claim comes before it.
+_BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
 
 
 class BeatRefused(ConfigurationError, click.ClickException):
@@ -47,6 +50,21 @@ class LeaderMixin(SenderMixin):
 
     #: Whether the base writes something down in ``sync``, which Celery's own does not; set by ``leader_scheduler``.
     has_to_write = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse what a class of a project overrides where it would not be asked, or would send before a claim.
+
+        Raises:
+            ConfigurationError: Such a method stands above those of this package instead of in the base.
+        """
+        super().__init_subclass__(**kwargs)
+        above = takewhile(lambda kind: not kind.__module__.startswith("celery_leader."), cls.__mro__)
+        if names := sorted({name for kind in above for name in _BELOW if name in vars(kind)}):
+            raise ConfigurationError(
+                f"{cls.__qualname__} overrides {', '.join(names)} of a scheduler that follows the leader, so messages "
+                "would be lost. Override it in a subclass of celery.beat.Scheduler (or of django-celery-beat's, …), and "
+                "make that one follow the leader by celery_leader.beat.scheduler.leader_scheduler()."
+            )
 
     def __init__(self, app: Any, *args: Any, lazy: bool = False, campaign: Campaign | None = None, **kwargs: Any):
         """Prepare; a *lazy* scheduler is only asked for its description.

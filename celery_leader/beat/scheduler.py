@@ -26,7 +26,7 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
         The same class each time, by whatever name *base* is given.
 
     Raises:
-        BeatRefused: There is no class of that name, or it can't be imported.
+        BeatRefused: There is no class of that name, it can't be imported, or it is no scheduler.
     """
     try:
         return _leader_of(symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers"))))
@@ -34,7 +34,7 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
         if isinstance(error, BeatRefused):
             raise
         raise BeatRefused(
-            f"The scheduler {base!r} can't be imported: {type(error).__name__}: {str(error).rstrip('.')}. Name its "
+            f"The scheduler {base!r} can't be used: {type(error).__name__}: {str(error).rstrip('.')}. Name its "
             "class, such as celery.beat:Scheduler, in leader_beat_scheduler or after -S, and install what it needs."
         ) from error
 
@@ -43,6 +43,8 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
 def _leader_of(base_class: type[Any]) -> type[LeaderMixin]:
     if issubclass(base_class, LeaderMixin):
         return base_class
+    if not issubclass(base_class, Scheduler):
+        raise TypeError(f"{base_class.__qualname__} is no celery.beat.Scheduler")
     celerys = {name for name in _ASKED if definer(base_class, name) in {Scheduler, PersistentScheduler}}
     attributes = {
         "__module__": __name__,

@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.outbox import REFUSED_AGAIN
-from celery_leader.beat.scheduler import leader_scheduler
+from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.exceptions import ConfigurationError
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
 
@@ -352,13 +352,25 @@ def test_a_base_is_made_as_celery_makes_it(fleet: Fleet) -> None:
     [
         ("nowhere.to.be:Found", "ModuleNotFoundError: No module named 'nowhere'"),
         ("celery.beat:Schedular", "AttributeError: module 'celery.beat' has no attribute 'Schedular'"),
+        ("celery.beat:ScheduleEntry", "TypeError: ScheduleEntry is no celery.beat.Scheduler"),
     ],
 )
-def test_a_scheduler_that_can_not_be_imported_is_refused_in_a_sentence(name: str, error: str) -> None:
+def test_a_scheduler_that_can_not_be_used_is_refused_in_a_sentence(name: str, error: str) -> None:
     """With its name, the reason and the cure."""
     with pytest.raises(ConfigurationError) as refused:
         leader_scheduler(name)
-    assert str(refused.value).startswith(f"The scheduler '{name}' can't be imported: {error}. Name its class")
+    assert str(refused.value).startswith(f"The scheduler '{name}' can't be used: {error}. Name its class")
+
+
+@pytest.mark.parametrize("name", ["apply_entry", "is_due", "populate_heap", "reserve"])
+def test_what_would_stand_before_the_claims_is_refused(name: str) -> None:
+    """Overridden above a leader's scheduler it would lose messages, or not be asked; below, in a base, it works."""
+    override = {name: lambda self, *args, **kwargs: None, "__module__": "proj.schedulers"}
+    with pytest.raises(ConfigurationError, match=rf"LeaderTenants overrides {name} of .*leader_scheduler"):
+        type("LeaderTenants", (LeaderScheduler,), override)
+    with pytest.raises(ConfigurationError):
+        type("LeaderTenants", (type("Plain", (), override), LeaderScheduler), {"__module__": "proj.schedulers"})
+    type("LeaderWithATask", (LeaderScheduler,), {"send_task": override[name], "__module__": "proj.schedulers"})
 
 
 # -- what Celery's logger tells --------------------------------------------------------------------------------------
