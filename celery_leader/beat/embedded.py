@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import time
 from typing import Any
 
 from celery.beat import Service
@@ -12,6 +13,7 @@ from celery.signals import beat_embedded_init, beat_init
 
 from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import TickCounts
+from celery_leader.beat.reports import Failures
 from celery_leader.beat.scheduler import leader_scheduler
 from celery_leader.election.runner import Bell, join
 from celery_leader.leadership.campaign import Campaign
@@ -41,6 +43,7 @@ class EmbeddedBeat:
         )
         self._bell = Bell()
         self._is_stopping = False
+        self._failed_ticks = Failures("A tick of the beat failed")
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
 
     @property
@@ -93,8 +96,8 @@ class EmbeddedBeat:
     def _tick(self) -> float:
         try:
             return min(self._scheduler.tick(), STANDBY_WAIT)
-        except (Exception, SystemExit):  # one tick failed; a thread that ended would leave a leader that sends nothing
-            logger.exception("A tick of the beat failed")
+        except (Exception, SystemExit) as error:  # a thread that ended would leave a leader that sends nothing
+            self._failed_ticks.failed(error, time.monotonic())
             return STANDBY_WAIT
 
 

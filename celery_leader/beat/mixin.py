@@ -16,7 +16,7 @@ from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.outbox import Outbox, TickCounts
-from celery_leader.beat.reports import TakeoverReports
+from celery_leader.beat.reports import Failures, TakeoverReports
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.sender import SenderMixin
 from celery_leader.beat.termination import Termination
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
+#: How long (seconds) a leader that could not read its schedule waits before it tries again, as django-celery-beat does.
+READ_AGAIN = 5.0
 #: What a project may override in the base only: a claim comes before it.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
 
@@ -86,7 +88,7 @@ class LeaderMixin(SenderMixin):
         self._outbox: Outbox | None = None
         self._term: Term | None = None
         self._ends_at: float | None = None
-        self._probes_at = 0.0
+        self._probes_at = self._reads_at = 0.0
         self._farewell = Farewell(has_to_write=self.has_to_write, now=self._monotonic)
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
@@ -104,6 +106,10 @@ class LeaderMixin(SenderMixin):
         self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
         patience = settings.election(self._election, identity="-").renew_deadline
         self._takeover_reports = TakeoverReports(self._election, patience=patience)
+        election = f"Election {self._election!r}"
+        self._unread = Failures(f"{election}: beat can't read its schedule, so periodic tasks are NOT sent")
+        self._failed_ticks = Failures(f"{election}: a tick of the beat failed")
+        self._not_put_away = Failures(f"{election}: beat could not put its schedule away")
         self._ledger = campaign.backend.ledger(self._election) if campaign else None
         self._planner = Planner(app.main or "", self._election, CatchUp.of(settings), self.due_time)
         if args:
@@ -152,8 +158,8 @@ class LeaderMixin(SenderMixin):
     def _stand_by(self) -> None:
         try:
             self.step_back()
-        except Exception:  # a beat that ended would not stand by for anybody
-            logger.exception("Election %r: beat could not put its schedule away", self._election)
+        except Exception as error:  # noqa: BLE001  # a beat that ended would not stand by for anybody
+            self._not_put_away.failed(error, self._monotonic())
         if self._candidate is None:
             return
         if self._candidate.leading.is_set():
@@ -167,6 +173,8 @@ class LeaderMixin(SenderMixin):
         if term == self._term:
             return True
         self._term = self._outbox = None
+        if self._monotonic() < self._reads_at:
+            return False
         try:
             claims = Claims(
                 self._ledger,  # type: ignore[arg-type]  # there with a campaign
@@ -183,9 +191,9 @@ class LeaderMixin(SenderMixin):
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
             self.begin_term()
-        except Exception:  # where the schedule is kept does not answer now; it is asked again
-            logger.exception("Election %r: beat can't read its schedule yet (token %d)",
-                             self._election, term.fencing_token)  # fmt: skip
+        except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
+            self._unread.failed(error, self._monotonic())
+            self._reads_at = self._monotonic() + READ_AGAIN
             self._term = self._outbox = None
             return False
         logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)
@@ -212,8 +220,8 @@ class LeaderMixin(SenderMixin):
         except (LeadershipLost, LockUnavailable) as lost:
             self._stop_sending(lost)
             return STANDBY_WAIT / 2
-        except Exception:  # one tick failed; the next may not, and a beat that ended would send nothing for ever
-            logger.exception("Election %r: a tick of the beat failed", self._election)
+        except Exception as error:  # noqa: BLE001  # the next may not, and a beat that ended would send nothing for ever
+            self._failed_ticks.failed(error, self._monotonic())
             self._heap = None
             return STANDBY_WAIT
         return min(delay, STANDBY_WAIT)  # an earlier leader's claims, or a lost ledger, must not wait for the next tick

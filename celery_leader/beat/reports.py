@@ -1,10 +1,10 @@
-"""What a beat says about a ledger that keeps it from sending."""
+"""What a beat says of whatever keeps it from sending, each second perhaps: not each second."""
 
 from __future__ import annotations
 
 import logging
 
-from celery_leader.election.alarm import Alarm, in_words
+from celery_leader.election.alarm import REPEATED_EACH, Alarm, in_words
 from celery_leader.election.limits import shown_value
 from celery_leader.exceptions import LeaderError, LeadershipLost
 
@@ -46,3 +46,24 @@ class TakeoverReports:
         if not isinstance(error, LeadershipLost) or not error.cure:
             return ""
         return f" No such term leads: somebody wrote that token, or the record was deleted. The cure: {error.cure}"
+
+
+class Failures:
+    """One thing that a beat tries at each tick. The same failure is logged once a minute, with its traceback."""
+
+    def __init__(self, what: str) -> None:
+        """Report of *what*, the beginning of each line: what fails, and what follows from that."""
+        self._what = what
+        self._told = ""
+        self._next = 0.0
+        self._untold = 0
+
+    def failed(self, error: BaseException, now: float) -> None:
+        """It failed at *now* (monotonic seconds) with *error*."""
+        cause = shown_value(error)
+        if cause == self._told and now < self._next:
+            self._untold += 1
+            return
+        before = f", and {self._untold} times before" if self._untold else ""
+        logger.error("%s%s: %s", self._what, before, cause, exc_info=error)
+        self._told, self._next, self._untold = cause, now + REPEATED_EACH, 0

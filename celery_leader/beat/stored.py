@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.mixin import LeaderMixin
 from celery_leader.beat.outbox import Outbox
+from celery_leader.beat.reports import Failures
 from celery_leader.beat.schedule import definer, is_untouched
 from celery_leader.beat.ticks import utc
-
-logger = logging.getLogger(__name__)
 
 #: By how much the last run of an entry with a start time is moved back that never ran.
 _LONG_BEFORE = timedelta(days=365 * 30)
@@ -192,10 +191,14 @@ class LeaderDatabase(LeaderStored):
         enabled = self.Model.objects.filter(enabled=True)  # disabling forgets the last run, a moment ago perhaps
         try:
             enabled.bulk_update(models, ["last_run_at", "total_run_count"], batch_size=100)
-        except Exception:  # the ledger knows them, and the next tick writes them again
-            logger.exception("The last runs of %d entries could not be written for the admin", len(models))
+        except Exception as error:  # noqa: BLE001  # the ledger knows them, and the next tick writes them again
+            self._unwritten.failed(error, self._monotonic())
             return names
         return set()
+
+    @cached_property
+    def _unwritten(self) -> Failures:
+        return Failures("Last runs could not be written for the admin")
 
     def _is_saved_by_others(self) -> bool:
         """Return whether code that is not django-celery-beat's has part in saving an entry."""

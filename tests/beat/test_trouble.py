@@ -11,12 +11,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from celery.beat import BeatLazyFunc
+from celery.beat import BeatLazyFunc, Scheduler
 from celery.schedules import BaseSchedule
 from kombu.exceptions import OperationalError
 
 from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.mixin import READ_AGAIN
 from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
@@ -325,3 +326,49 @@ def broken_broker(machine: Machine) -> Any:
     """Let publishing fail as it does while the broker is away."""
     error = OperationalError("[Errno 111] Connection refused")
     return mock.patch.object(machine.scheduler.app, "send_task", side_effect=error)
+
+
+class Away(Scheduler):
+    """Keeps its schedule in a store that is away: from the start, or later."""
+
+    is_away = True
+
+    def setup_schedule(self) -> None:
+        if self.is_away:
+            raise OSError("the schedule's store is away")
+        super().setup_schedule()
+
+    def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
+        if self.is_away:
+            raise OSError("the schedule's store is away")
+        return bool(super().schedules_equal(*args, **kwargs))
+
+
+@pytest.mark.parametrize("from_the_start", [True, False])
+def test_a_failure_that_lasts_is_logged_once_a_minute(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, from_the_start: bool
+) -> None:
+    """With how often it came; a traceback a tick would bury everything else."""
+    monkeypatch.setattr("celery_leader.beat.mixin.STANDBY_WAIT", 0.001)
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine(Away)
+    home: Any = leader.scheduler
+    now = 1000.0
+    monkeypatch.setattr(home, "_monotonic", lambda: now)
+    leader.lead()
+    home.is_away = from_the_start
+    home.tick()
+    home.is_away = True
+    for _ in range(121):
+        home.tick()
+        now += 1
+    errors = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert len(errors) == 3
+    assert all("the schedule's store is away" in each for each in errors)
+    assert "times before" in errors[-1]
+    home.is_away = False
+    now += READ_AGAIN
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
