@@ -44,8 +44,8 @@ class Host(Protocol):
     def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
 
-    def count_missed(self, run: Run) -> None:
-        """Count and log the runs that *run* lets go."""
+    def count_missed(self, runs: Sequence[Run]) -> None:
+        """Count and log the missed runs that *runs*, which are claimed, let go."""
 
     def was_refused(self, runs: Sequence[Run]) -> None:
         """Read the ledger again: somebody claimed *runs*, or later ones, before."""
@@ -177,6 +177,7 @@ class Batch:
                 self._is_ours(entries, due, run)
             else:
                 heap.put_later(entries, due.event, self._timestamp + PAUSE)
+        self._host.count_missed([run for (_, run), is_ours in zip(planned, accepted, strict=True) if is_ours])
         refused = [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]
         if refused := [run for run in refused if self._outbox.claims.can_keep(run.entry.name)]:
             self._is_outdated = True
@@ -200,8 +201,6 @@ class Batch:
         return not claims.waits(entry.name) and claims.can_keep(entry.name)
 
     def _is_ours(self, entries: list[Any], due: heap.Due, run: Run) -> None:
-        if run.missed:
-            self._host.count_missed(run)
         if run.claim.sent:  # let go
             self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
             heap.put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))

@@ -187,8 +187,7 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
                 self.was_refused([run])
                 self._heap = None
             return None
-        if run.missed:
-            self.count_missed(run)
+        self.count_missed([run])
         return run
 
     def _advance(self, run: Run) -> Any:
@@ -197,12 +196,16 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         self.set_last_run(entry, run.last_run_at, run.claim.run_count)
         return entry
 
-    def count_missed(self, run: Run) -> None:
-        """Count and log the runs that *run* lets go."""
-        self.counts.missed += run.missed
-        logger.warning("Election %r: %d missed run%s of %s let go%s",
-                       self._election, run.missed, "s" * (run.missed > 1), shown(run.entry.name),
-                       "" if run.claim.sent else f"; the one due at {run.claim.tick.due_at} is sent")  # fmt: skip
+    def count_missed(self, runs: Sequence[Run]) -> None:
+        """Count and log the missed runs that *runs*, which are claimed, let go: after an outage all entries have some."""
+        behind = [run for run in runs if run.missed]
+        if not behind:
+            return
+        missed = sum(run.missed for run in behind)
+        self.counts.missed += missed
+        first = "" if len(behind) > 1 or behind[0].claim.sent else f"; the one due at {behind[0].claim.tick.due_at} is sent"
+        logger.warning("Election %r: %d missed run%s of %s let go%s", self._election, missed, "s" * (missed > 1),
+                       shown_names([run.entry.name for run in behind]), first)  # fmt: skip
 
     def was_refused(self, runs: Sequence[Run]) -> None:
         """Read the ledger again: somebody claimed *runs*, or later ones, before."""

@@ -136,6 +136,20 @@ def test_missed_ticks_become_one(fleet: Fleet) -> None:
     assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
 
 
+def test_missed_runs_of_many_entries_are_one_line(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """After an outage every entry has missed some: thousands of warnings would bury everything else."""
+    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(35)
+    leader.tick_until_idle()
+    [line] = [each.getMessage() for each in caplog.records if "missed run" in each.getMessage()]
+    assert line.startswith("Election 'default': 100 missed runs of e")
+    assert line.endswith("more let go")
+    assert leader.scheduler.counts.missed == 100
+
+
 def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:
     """In batches, in few calls of the ledger, and an hour later again."""
     fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
