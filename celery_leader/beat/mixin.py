@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
-#: How long (seconds) a leader that could not read its schedule waits before it tries again, as django-celery-beat does.
-READ_AGAIN = 5.0
 #: What a project may override in the base only: a claim comes before it.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
 
@@ -52,6 +50,8 @@ class LeaderMixin(SenderMixin):
 
     #: Whether the base writes something down in ``sync``, which Celery's own does not; set by ``leader_scheduler``.
     has_to_write = False
+    #: How long (seconds) a leader that could not read its schedule waits before it tries again; a standby's wait at least.
+    read_again = 0.0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse what a class of a project overrides where it would not be asked, or would send before a claim.
@@ -193,7 +193,7 @@ class LeaderMixin(SenderMixin):
             self.begin_term()
         except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
             self._unread.failed(error, self._monotonic())
-            self._reads_at = self._monotonic() + READ_AGAIN
+            self._reads_at = self._monotonic() + self.read_again
             self._term = self._outbox = None
             return False
         logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)

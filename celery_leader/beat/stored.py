@@ -26,6 +26,7 @@ class LeaderStored(LeaderMixin):
     Such a scheduler keeps last runs in memory for minutes, and reads the schedule again in the midst of things.
     """
 
+    read_again = 5.0  # as often as django-celery-beat looks: each failure of a database is a traceback of its own
     _dirty: set[str]
     _still: Any = None
     _has_nothing_to_write = False
@@ -50,8 +51,12 @@ class LeaderStored(LeaderMixin):
             super().sync()
 
     def step_back(self) -> None:
-        """Write nothing more: what this process knows is older than the next leader's."""
-        self._dirty.clear()
+        """Write nothing more: what this process knows is older than the next leader's.
+
+        A worker that stops stands by before its lease goes back: what it sent is written until then.
+        """
+        if not self._trusts(self._term):
+            self._dirty.clear()
 
     @property
     def schedule(self) -> Any:

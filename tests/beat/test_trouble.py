@@ -17,7 +17,6 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.mixin import READ_AGAIN
 from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
 from celery_leader.ledger import Claim
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
@@ -367,7 +366,6 @@ def test_a_failure_that_lasts_is_logged_once_a_minute(
     assert all("the schedule's store is away" in each for each in errors)
     assert "times before" in errors[-1]
     home.is_away = False
-    now += READ_AGAIN
     leader.tick_until_idle()
     fleet.wall.advance(10)
     leader.tick_until_idle()
