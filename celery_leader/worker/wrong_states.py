@@ -11,7 +11,7 @@ from celery_leader.election import Lock
 from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.leadership.watch import LeaderFromOutside
-from celery_leader.settings import BEAT_ELECTION, LeaderSettings
+from celery_leader.settings import LeaderSettings
 from celery_leader.tasks.leader_only import mark_of
 
 logger = logging.getLogger(__name__)
@@ -51,11 +51,16 @@ def checks_of(
                 f"part: with {election!r} in leader_elections, and without --without-leader.",
             )
     if not has_other_beat and (entries := unsent_entries(app, settings, own)):
+        cure = (
+            "Start a worker without --without-leader."
+            if settings.beat
+            else "Set leader_beat = True, or start `celery beat -S leader`. If something else sends them, set "
+            "leader_beat = False."
+        )
         yield UnledElection(
-            backend.lock(BEAT_ELECTION),
-            BEAT_ELECTION,
-            f"{len(entries)} entries of beat_schedule ({listed(entries)}) are NOT sent. Set leader_beat = True, or "
-            "start `celery beat -S leader`. If something else sends them, set leader_beat = False.",
+            backend.lock(settings.beat_election),
+            settings.beat_election,
+            f"{len(entries)} entries of beat_schedule ({listed(entries)}) are NOT sent. {cure}",
         )
     if campaign and settings.backend.startswith("memory:"):
         yield LeadersElsewhere(app, campaign)
@@ -72,7 +77,7 @@ def guarded_tasks(app: Any) -> dict[str, list[str]]:
 
 def unsent_entries(app: Any, settings: LeaderSettings, elections: Collection[str]) -> list[str]:
     """Return the entries of the app's ``beat_schedule`` that no worker with these *settings* sends."""
-    if settings.beat or settings.leaves_beat_to_others or settings.beat_election in elections:
+    if settings.leaves_beat_to_others or settings.beat_election in elections:
         return []
     return sorted(app.conf.beat_schedule)
 

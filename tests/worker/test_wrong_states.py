@@ -61,7 +61,8 @@ def test_a_worker_that_takes_part_checks_the_elections_of_others() -> None:
 
 def test_a_worker_that_takes_no_part_checks_all_that_its_tasks_need() -> None:
     """Every worker may have been started with --without-leader."""
-    assert checked(made_app(leader_beat=True)) == ["default", "reports"]
+    assert checked(made_app(leader_beat=True)) == ["default", "reports", "default"]  # the last for the schedule
+    assert checked(made_app(leader_beat=True, beat_schedule={})) == ["default", "reports"]
 
 
 def test_a_schedule_that_nobody_may_send_is_checked_unless_it_is_left_to_others() -> None:
@@ -214,6 +215,19 @@ def test_a_schedule_and_tasks_that_nobody_serves_are_said(project: Project, redi
     worker = project.start("worker", "-P", "solo", "--without-leader")
     worker.await_line(r"'default': nobody leads it now: 1 guarded tasks \(proj.close\) wait until somebody does")
     worker.await_line(r"'beat': nobody leads it now: 1 entries of beat_schedule \(tick\) are NOT sent")
+    assert worker.end() == 0
+
+
+@pytest.mark.redis
+def test_a_schedule_is_not_sent_where_every_worker_stands_aside(project: Project, redis_server: RedisServer) -> None:
+    """leader_beat is set, and no worker that takes part was started."""
+    with redis.Redis.from_url(redis_server.url) as raw:
+        raw.flushall()
+    settings = "leader_beat=True,"
+    project.write("proj.py", PROJECT.format(broker=redis_server.url, backend=redis_server.url, settings=settings))
+    worker = project.start("worker", "-P", "solo", "--without-leader")
+    line = worker.await_line(r"'default': nobody leads it now: 1 entries of beat_schedule \(tick\) are NOT sent")
+    assert "Start a worker without --without-leader." in line
     assert worker.end() == 0
 
 
