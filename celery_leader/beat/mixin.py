@@ -286,5 +286,9 @@ def _standalone_campaign(app: Any, settings: LeaderSettings) -> Campaign:
         logger.warning("leader_beat is True, so the workers have beats: this one contends with them for %r, and while "
                        "it leads, tasks that are reserved for the leader wait. Set leader_beat = False, or start no "
                        "beat of its own.", settings.beat_election)  # fmt: skip
+    if settings.backend.startswith("memory:"):
+        logger.warning("leader_backend is memory://, so this beat keeps its election in its own memory: any other beat "
+                       "leads as well, and sends every tick again. Set leader_backend to a store that all beats reach: "
+                       "redis://… or django-db://<alias>.")  # fmt: skip
     check_backend(settings, app.main)
     return Campaign(settings, [settings.beat_election], nodename=f"beat@{gethostname()}", app_name=app.main)

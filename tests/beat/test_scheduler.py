@@ -259,6 +259,16 @@ def test_a_beat_of_its_own_beside_workers_with_beats_is_warned_of(
     assert ("start no beat of its own" in caplog.text) is workers_have_beats
 
 
+def test_a_beat_of_its_own_on_memory_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A second one would lead as well, and neither could notice."""
+    from celery import Celery
+
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://alone")
+    LeaderScheduler(app=app).close()
+    assert "this beat keeps its election in its own memory" in caplog.text
+
+
 def test_a_lazy_scheduler_has_no_side_effect() -> None:
     """``celery beat`` makes one to print its banner."""
     import threading
