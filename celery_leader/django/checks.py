@@ -62,7 +62,8 @@ def check_settings(
 ) -> list[CheckMessage]:
     """Return what workers would refuse at their start, in the same words.
 
-    * ``celery_leader.E003``: a setting is unknown or has a wrong value, or a timing is impossible.
+    * ``celery_leader.E003``: a setting is unknown or has a wrong value, a timing is impossible, or the scheduler can't
+      be used.
     * ``celery_leader.W004``: there are settings, and no Celery app was set up that could read them.
     """
     from_django = Celery(set_as_current=False)
@@ -75,7 +76,11 @@ def check_settings(
 
 def _check_app(app: Any) -> list[CheckMessage]:
     try:
-        LeaderSettings.from_app(app)
+        settings = LeaderSettings.from_app(app)
+        if settings.beat:
+            from celery_leader.beat.scheduler import leader_scheduler  # a web server runs checks, and needs no beat
+
+            leader_scheduler(settings.beat_scheduler)
     except ConfigurationError as error:
         hint = "docs/reference/settings.md lists all settings."
         return [Error(line, hint=hint, id="celery_leader.E003") for line in str(error).splitlines()]

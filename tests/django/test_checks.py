@@ -128,6 +128,13 @@ def test_e003_an_impossible_timing(ours: Any) -> None:
     assert "lease_duration must be longer than renew_deadline" in text
 
 
+def test_e003_a_scheduler_that_can_not_be_used(ours: Any) -> None:
+    """Nor does a worker start with it."""
+    [(identity, text)] = ours(app=True, CELERY_LEADER_BEAT=True, CELERY_LEADER_BEAT_SCHEDULER="nowhere.to.be:Found")
+    assert identity == "celery_leader.E003"
+    assert text.startswith("The scheduler 'nowhere.to.be:Found' can't be used: ModuleNotFoundError")
+
+
 def test_w004_setup_was_forgotten(ours: Any) -> None:
     """Workers would refuse to start, or never lead."""
     [(identity, text)] = ours(app=False, CELERY_LEADER_BEAT=True)
