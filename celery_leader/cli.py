@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celery_leader.election import ElectionConfig, ElectionRecord, Lock
     from celery_leader.ledger import Ledger
 
-#: Celery's status of a command that got no answer, and that of one whose answer is no.
+#: Celery's status of a command that got no answer; that of one whose answer is no, or whose settings are wrong.
 EX_UNAVAILABLE = 69
 EX_NO_LEADER = 1
 
@@ -68,13 +68,11 @@ def status(ctx: click.Context, as_json: bool, check: bool) -> None:
     _warn_without_setup(app)
     try:
         report = read_status(app)
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from error
-    except LockUnavailable as error:
+    except (ConfigurationError, LockUnavailable) as error:
         if as_json:
             click.echo(json.dumps({"elections": [], "error": str(error)}))
         click.echo(f"Error: {error}", err=True)
-        ctx.exit(EX_UNAVAILABLE)
+        ctx.exit(EX_UNAVAILABLE if isinstance(error, LockUnavailable) else EX_NO_LEADER)
     click.echo(json.dumps(report) if as_json else render_status(report))
     if check and any(each["state"] != "leading" or each["problem"] for each in report["elections"]):
         ctx.exit(EX_NO_LEADER)

@@ -71,6 +71,15 @@ def test_before_the_first_election_all_are_vacant(app: Celery) -> None:
     assert [line.split()[0] for line in lines[1:]] == ["default", "reports"]
 
 
+def test_a_wrong_setting_is_an_object_too(app: Celery) -> None:
+    """With the error that people are shown; a program that reads nothing can't tell what is wrong."""
+    app.conf.leader_backend = "memory://"
+    result = status(app, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["elections"] == []
+    assert json.loads(result.stdout)["error"] in result.stderr
+
+
 def test_a_leader_is_shown(app: Celery) -> None:
     """Who, since when, in which term."""
     now = SystemClock().utcnow()
