@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from celery import Celery
 from celery.bin.base import CeleryOption
@@ -15,7 +15,7 @@ from celery_leader.settings import apps_set_up, leader_values
 from celery_leader.tasks.routing import route_guarded_tasks
 from celery_leader.tasks.wiring import prepare_guarded_tasks
 from celery_leader.worker import control
-from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
+from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep, say_in_file
 from celery_leader.worker.reception import GuardedStrategy
 from celery_leader.worker.wrong_states import guarded_tasks, listed
 
@@ -65,12 +65,20 @@ def refuse_without_setup(sender: Any, **_: Any) -> None:
     settings, tasks = leader_values(app.conf), [name for names in guarded_tasks(app).values() for name in names]
     cure = "celery_leader.setup(app) was not called. Call it where the app is made"
     if settings.get("beat"):
-        sys.exit(f"leader_beat is set, but {cure}: without it no periodic task is sent.")
+        _refuse(sender, f"leader_beat is set, but {cure}: without it no periodic task is sent.")
     if tasks:
-        sys.exit(f"{listed(tasks)} may run on the leader only, but {cure}: without it they wait for ever.")
+        _refuse(sender, f"{listed(tasks)} may run on the leader only, but {cure}: without it they wait for ever.")
     if settings:
         keys = listed(f"leader_{name}" for name in sorted(settings))
         logger.error("Settings are made (%s), but %s: without it this worker never leads.", keys, cure)
+
+
+def _refuse(worker: Any, sentence: str) -> NoReturn:
+    """End *worker*, which is just being made and has not opened its log yet."""
+    if worker.logfile:
+        worker.setup_logging()
+        say_in_file(worker, sentence)
+    sys.exit(sentence)
 
 
 def _worker_options() -> list[CeleryOption]:

@@ -80,6 +80,7 @@ class LeaderStep(bootsteps.StartStopStep):
             else:
                 worker.leader = WorkerLeadership(worker, with_beat=leader_beat)
         except ConfigurationError as error:
+            say_in_file(worker, str(error))
             raise WorkerRefused(str(error)) from error
         self._watch = Watch(_checks(worker, has_other_beat=beat))
 
@@ -236,6 +237,12 @@ class WorkerLeadership:
         if self.beat and election == self.campaign.settings.beat_election and self.beat.is_busy:
             return True
         return runs_guarded_work(election)
+
+
+def say_in_file(worker: Any, refusal: str) -> None:
+    """Log why *worker* does not start, if it logs to a file: one that was detached has no terminal to say it on."""
+    if worker.logfile:
+        logger.critical("%s", refusal)
 
 
 def _refuse_contradictions(app: Any, without_leader: bool, leader_beat: bool, beat: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.project import Project
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,17 @@ def test_a_worker_whose_app_was_never_set_up(project: Project, settings: str, gu
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("setup", [SETUP, ""], ids=["set up", "not set up"])
+def test_a_detached_worker_says_it_in_its_file(project: Project, setup: str) -> None:
+    """`celery multi` and `--detach` start it without a terminal, and report success whatever becomes of it."""
+    write(project, settings="leader_beat=True,", setup=setup)
+    options = ["-B"] if setup else []
+    project.celery("worker", "-P", "solo", *options, "--detach", "--pidfile", "w.pid", "--logfile", "w.log")
+    said = "-B starts a beat that follows no leader" if setup else "celery_leader.setup(app) was not called"
+    log = project.folder / "w.log"
+    eventually(lambda: log.exists() and said in log.read_text(), 30, what=said)
 
 
 def test_settings_alone_are_an_error_in_the_log(project: Project) -> None:
