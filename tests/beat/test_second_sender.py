@@ -148,13 +148,25 @@ def test_crontabs_are_compared_with_the_clock(errors: Callable[[], list[str]], s
 
 
 def test_django_celery_beats_entries_are_known_by_their_header(errors: Callable[[], list[str]]) -> None:
-    """Their schedules are in the database: the name has to do."""
+    """Their schedules are in the database: a second beat's messages come as often as the leader's."""
     worker = Worker({})
-    worker.receive_leaders("t.any", periodic_task_name="mine")
     for _ in range(4):
+        worker.receive_leaders("t.any", periodic_task_name="mine")
         worker.receive("t.any", wait=17, periodic_task_name="mine")
     assert len(errors()) == 1
     assert "'mine'" in errors()[0]
+
+
+@pytest.mark.parametrize("leaders", [0, 5])
+def test_tasks_that_are_run_by_hand_in_the_admin_are_none(errors: Callable[[], list[str]], leaders: int) -> None:
+    """They carry the entry's name as well: a click after the other, or one a day."""
+    worker = Worker({})
+    worker.receive_leaders("t.any", periodic_task_name="mine")
+    for _ in range(9):
+        for _ in range(leaders):
+            worker.receive_leaders("t.any", periodic_task_name="mine")
+        worker.receive("t.any", origin=WEB, wait=17, periodic_task_name="mine")
+    assert not errors()
 
 
 @pytest.mark.parametrize("task", ["t.lazy", "t.broken", "t.unknown"])

@@ -36,7 +36,7 @@ def _own_belief() -> Iterator[None]:
 
 def test_a_task_that_the_store_can_not_serve_is_refused() -> None:
     """At the start, not at each of its ticks; also by a worker that takes part in no election, but runs the task."""
-    worker = SimpleNamespace(app=app_with_a_tick(atomic=True))
+    worker = SimpleNamespace(app=app_with_a_tick(atomic=True), logfile=None)
     with pytest.raises(WorkerRefused, match=r"atomic=True.*django-db://<alias>"):
         LeaderStep(worker, without_leader=True)
 
