@@ -96,7 +96,7 @@ class EmbeddedBeat:
     def _tick(self) -> float:
         try:
             return min(self._scheduler.tick(), STANDBY_WAIT)
-        except (Exception, SystemExit) as error:  # a thread that ended would leave a leader that sends nothing
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # without it a leader sends nothing
             self._failed_ticks.failed(error, time.monotonic())
             return STANDBY_WAIT
 

@@ -50,7 +50,7 @@ class LeaderMixin(SenderMixin):
 
     #: Whether the base writes something down in ``sync``, which Celery's own does not; set by ``leader_scheduler``.
     has_to_write = False
-    #: How long (seconds) a leader that could not read its schedule waits before it tries again; a standby's wait at least.
+    #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
     read_again = 0.0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -64,7 +64,7 @@ class LeaderMixin(SenderMixin):
         if names := sorted({name for kind in above for name in _BELOW if name in vars(kind)}):
             raise ConfigurationError(
                 f"{cls.__qualname__} overrides {', '.join(names)} of a scheduler that follows the leader, so messages "
-                "would be lost. Override it in a subclass of celery.beat.Scheduler (or of django-celery-beat's, …), and "
+                "would be lost. Override it in a subclass of celery.beat.Scheduler (or django-celery-beat's, …), and "
                 "make that one follow the leader by celery_leader.beat.scheduler.leader_scheduler()."
             )
 

@@ -151,7 +151,7 @@ class _Series:
     def arrived(self, schedule: Any, now: float, leaders: int) -> None:
         """Note one more at *now*, when the leader's beat has sent *leaders* messages of the entry."""
         between = leaders - self.leaders
-        keeps_time = 1 <= between <= 2 if schedule is None else _is_in_time(schedule, now - self.last)  # noqa: PLR2004
+        keeps_time = 1 <= between <= 2 if schedule is None else _is_in_time(schedule, now - self.last)
         self.length = self.length + 1 if keeps_time or not self.length else 1
         self.last, self.leaders = now, leaders
 

@@ -197,15 +197,16 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         return entry
 
     def count_missed(self, runs: Sequence[Run]) -> None:
-        """Count and log the missed runs that *runs*, which are claimed, let go: after an outage all entries have some."""
+        """Count and log the missed runs that the claimed *runs* let go. After an outage all entries have some."""
         behind = [run for run in runs if run.missed]
         if not behind:
             return
         missed = sum(run.missed for run in behind)
         self.counts.missed += missed
-        first = "" if len(behind) > 1 or behind[0].claim.sent else f"; the one due at {behind[0].claim.tick.due_at} is sent"
+        claim = behind[0].claim
+        sent = f"; the one due at {claim.tick.due_at} is sent" if len(behind) == 1 and not claim.sent else ""
         logger.warning("Election %r: %d missed run%s of %s let go%s", self._election, missed, "s" * (missed > 1),
-                       shown_names([run.entry.name for run in behind]), first)  # fmt: skip
+                       shown_names([run.entry.name for run in behind]), sent)  # fmt: skip
 
     def was_refused(self, runs: Sequence[Run]) -> None:
         """Read the ledger again: somebody claimed *runs*, or later ones, before."""
