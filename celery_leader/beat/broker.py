@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from celery_leader.beat.lean_kombu import asking_first, with_lasting_clients
 from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outcome
 from celery_leader.beat.termination import CutOff, Termination
+from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.election.limits import shown
 from celery_leader.ledger import Claim
 
@@ -33,8 +35,12 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     #: ``broker_transport_options`` say takes precedence.
     io_timeout: float
     _termination: Termination | None
-    _is_broker_away = False
+    #: The broker's absence. It is asked each second.
+    _away: Alarm
     _sending: Sending | None = None
+
+    def _monotonic(self) -> float:
+        return time.monotonic()
 
     @cached_property
     def connection(self) -> Any:
@@ -68,7 +74,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
 
     def _tell_of_error(self, error: Exception, interval: float) -> None:
         """Say what Celery's beat would say, once: it is asked each second."""
-        if not self._is_broker_away:
+        if not self._away.is_on:
             celerys_logger.error("beat: Connection error: %s. Trying again in %s seconds...", error, interval)
 
     def is_reachable(self, claim: Claim) -> bool:
@@ -99,9 +105,8 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
                 self._base_failed(sending, error)
         finally:
             self._sending = before
-        if sending.outcome is Outcome.OUT and self._is_broker_away:
-            self._is_broker_away = False
-            logger.info("The broker takes messages again")
+        if sending.outcome is Outcome.OUT and (lasted := self._away.over(self._monotonic())) is not None:
+            logger.warning("The broker takes messages again after %s", in_words(lasted))
         return sending
 
     def publish(self, sending: Sending, entry: Any, producer: Any, **kwargs: Any) -> Any:
@@ -139,15 +144,18 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
 
     def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
+        tick, was_away = claim.tick, self._away.is_on
         if outcome is Outcome.OUT:
-            logger.error("%s, due at %s, can't be sent and is given up: %s",
-                         shown(claim.tick.entry), claim.tick.due_at, cause)  # fmt: skip
+            logger.error("%s, due at %s, can't be sent and is given up: %s", shown(tick.entry), tick.due_at, cause)
+        elif outcome is Outcome.AWAY and (lasted := self._away.due(self._monotonic())):
+            logger.error("The broker has taken no message for %s, so periodic tasks are NOT sent; they stay claimed "
+                         "until it is back: %s", in_words(lasted), cause)  # fmt: skip
         else:
-            is_told = self._is_broker_away and outcome is Outcome.AWAY  # it is asked each second
-            logger.log(logging.DEBUG if is_told else logging.ERROR,
+            logger.log(logging.DEBUG if was_away and outcome is Outcome.AWAY else logging.ERROR,
                        "%s, due at %s, stays claimed, the broker does not take it: %s",
-                       shown(claim.tick.entry), claim.tick.due_at, cause)  # fmt: skip
-            self._is_broker_away = outcome is Outcome.AWAY
+                       shown(tick.entry), tick.due_at, cause)  # fmt: skip
+        if outcome is Outcome.REFUSED:
+            self._away.over(self._monotonic())
         return outcome
 
     def outcome_of(self, cause: BaseException | None) -> Outcome:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -21,6 +20,7 @@ from celery_leader.beat.runs import Planner
 from celery_leader.beat.sender import SenderMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.election import Term
+from celery_leader.election.alarm import Alarm
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
 from celery_leader.settings import LeaderSettings
@@ -86,6 +86,7 @@ class LeaderMixin(SenderMixin):
         #: What became of ticks so far.
         self.counts = TickCounts()
         self._outbox: Outbox | None = None
+        self._away = Alarm()
         self._term: Term | None = None
         self._ends_at: float | None = None
         self._probes_at = self._reads_at = 0.0
@@ -186,7 +187,7 @@ class LeaderMixin(SenderMixin):
             self._takeover_reports.failed(term.fencing_token, error, self._monotonic())
             return False
         self._term = term
-        self._is_broker_away = False  # what was so in an earlier term was told then
+        self._away = Alarm()  # what was so in an earlier term was told then
         self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
@@ -234,9 +235,6 @@ class LeaderMixin(SenderMixin):
             self._probes_at = self._monotonic() + self._settings.lease_duration
             claims.probe()
             self.warn_of_the_future(claims)
-
-    def _monotonic(self) -> float:
-        return time.monotonic()
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -103,7 +103,28 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog:
     told = [each.getMessage() for each in caplog.records if each.name == broker.__name__]
     refused, back = (text for text in told if "Sending due task" not in text)
     assert refused.startswith("ten, due at 2026-11-23 09:00:40+00:00, stays claimed, the broker does not take it: ")
-    assert back == "The broker takes messages again"
+    assert back.startswith("The broker takes messages again after ")
+
+
+def test_a_broker_s_absence_is_an_error_once_a_minute(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For how long, and what follows; one line at its beginning would be silence for the rest of the night."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    now = 1000.0
+    monkeypatch.setattr(leader.scheduler, "_monotonic", lambda: now)
+    leader.lead()
+    leader.tick_until_idle()
+    fleet.wall.advance(10)
+    with broken_broker(leader):
+        for _ in range(7):
+            leader.scheduler.tick()
+            now += 20
+    errors = [each for each in caplog.records if each.name == broker.__name__ and each.levelno == logging.ERROR]
+    told = [each.getMessage() for each in errors]
+    assert len(told) == 3
+    assert told[2].startswith("The broker has taken no message for 2 min, so periodic tasks are NOT sent")
 
 
 def test_each_term_tells_of_the_broker_s_absence(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
