@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,8 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         sending, before = Sending(claim, token), self._sending
         self._sending = sending
         try:
-            sending.result = send()
+            with self._without_tracebacks():
+                sending.result = send()
         except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one run must not hold up the others
             if error is not sending.error:
                 self._base_failed(sending, error)
@@ -126,6 +127,18 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             sending.failed(error, self._has_failed(sending.claim, cause, self.outcome_of(cause)))
             raise
+
+    @contextlib.contextmanager
+    def _without_tracebacks(self) -> Iterator[None]:
+        """While the broker is away, keep Celery from saying at each try that a message failed: that was said."""
+        if not self._away.is_on:
+            yield
+            return
+        celerys_logger.addFilter(_tells_of_no_failure)
+        try:
+            yield
+        finally:
+            celerys_logger.removeFilter(_tells_of_no_failure)
 
     def should_sync(self) -> bool:
         """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
@@ -183,6 +196,10 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         if connection := self.__dict__.pop("connection", None):
             with contextlib.suppress(Exception):  # it is broken
                 connection.collect()  # AMQP would say goodbye first, and wait for a broker that hangs
+
+
+def _tells_of_no_failure(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Message Error")
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -125,6 +125,7 @@ def test_a_broker_s_absence_is_an_error_once_a_minute(
     told = [each.getMessage() for each in errors]
     assert len(told) == 3
     assert told[2].startswith("The broker has taken no message for 2 min, so periodic tasks are NOT sent")
+    assert caplog.text.count("Message Error") == 1  # Celery's traceback, of the first
 
 
 def test_each_term_tells_of_the_broker_s_absence(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
