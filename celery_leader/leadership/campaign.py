@@ -50,7 +50,7 @@ def check_backend(settings: LeaderSettings, app_name: str | None) -> None:
     try:
         backend.check()
     except LockUnavailable as error:
-        logger.warning("%s does not answer; nobody can be elected until it does: %s", backend.describe(), error)
+        logger.warning("Nobody can be elected for now: %s", error)  # which names the store
     finally:
         backend.close()
 

@@ -121,6 +121,8 @@ class TestTls:
         with pytest.raises(LockUnavailable, match="(?i)refused the login: invalid username-password pair") as caught:
             lock.get()
         assert "guessed" not in str(caught.value)
+        assert str(caught.value).endswith(". Correct user and password in leader_backend")
+        assert ".." not in str(caught.value)
         lock.close()
 
     def test_a_handshake_that_hangs_is_bounded(self, secure_server: RedisServer, certificates: Certificates) -> None:

@@ -128,7 +128,7 @@ class RedisClient(Session[Any]):
             raise LockUnavailable(f"{self.place.description} refused: {shown(error)}") from error
         except AuthenticationError as error:
             raise LockUnavailable(
-                f"{self.place.description} refused the login: {shown(error)}. "
+                f"{self.place.description} refused the login: {shown(error).rstrip('.')}. "
                 "Correct user and password in leader_backend"
             ) from error
         except (RedisError, OSError) as error:
