@@ -26,7 +26,7 @@ PROJECT = """
 
 
 @pytest.mark.parametrize("command", [("worker", "-P", "solo", "--leader-beat"), ("beat", "-S", "leader-django")])
-def test_a_scheduler_that_can_not_be_imported_is_told_of_in_a_sentence(tmp_path: Path, command: tuple[str]) -> None:
+def test_a_scheduler_that_can_not_be_used_is_told_of_in_a_sentence(tmp_path: Path, command: tuple[str]) -> None:
     """On the terminal, by a worker and by a beat of its own, with status 1."""
     with Project(tmp_path) as project:
         project.write("proj.py", PROJECT)
@@ -34,6 +34,6 @@ def test_a_scheduler_that_can_not_be_imported_is_told_of_in_a_sentence(tmp_path:
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("Error: The scheduler '")
-    assert "can't be imported: " in last
+    assert "can't be used: " in last
     assert "Name its class" in last
     assert "Traceback" not in done.stderr
