@@ -11,7 +11,7 @@ from celery_leader.election import Lock
 from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.leadership.watch import LeaderFromOutside
-from celery_leader.settings import LeaderSettings
+from celery_leader.settings import LeaderSettings, leader_values
 from celery_leader.tasks.leader_only import mark_of
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def checks_of(
                 f"{len(tasks)} guarded tasks ({listed(tasks)}) wait until somebody does. Start a worker that takes "
                 f"part: with {election!r} in leader_elections, and without --without-leader.",
             )
-    if not has_other_beat and (entries := unsent_entries(app, settings, own)):
+    if not has_other_beat and (unsent := unsent_schedule(app, settings, own)):
         cure = (
             "Start a worker without --without-leader."
             if settings.beat
@@ -60,7 +60,7 @@ def checks_of(
         yield UnledElection(
             backend.lock(settings.beat_election),
             settings.beat_election,
-            f"{len(entries)} entries of beat_schedule ({listed(entries)}) are NOT sent. {cure}",
+            f"{unsent} are NOT sent. {cure}",
         )
     if campaign and settings.backend.startswith("memory:"):
         yield LeadersElsewhere(app, campaign)
@@ -75,11 +75,15 @@ def guarded_tasks(app: Any) -> dict[str, list[str]]:
     return dict(found)
 
 
-def unsent_entries(app: Any, settings: LeaderSettings, elections: Collection[str]) -> list[str]:
-    """Return the entries of the app's ``beat_schedule`` that no worker with these *settings* sends."""
+def unsent_schedule(app: Any, settings: LeaderSettings, elections: Collection[str]) -> str:
+    """Return what no worker with these *settings* sends, in words; empty when there is nothing."""
     if settings.leaves_beat_to_others or settings.beat_election in elections:
-        return []
-    return sorted(app.conf.beat_schedule)
+        return ""
+    if entries := sorted(app.conf.beat_schedule):
+        return f"{len(entries)} entries of beat_schedule ({listed(entries)})"
+    if "beat_scheduler" in leader_values(app.conf):  # it may keep its entries elsewhere, and is there for a beat
+        return f"The entries of leader_beat_scheduler ({settings.beat_scheduler})"
+    return ""
 
 
 def listed(names: Iterable[str]) -> str:

@@ -74,6 +74,9 @@ def test_a_schedule_that_nobody_may_send_is_checked_unless_it_is_left_to_others(
     assert checked(made_app(**redis), elections=elections, has_other_beat=True) == []
     assert checked(made_app(**redis, leader_beat=False), elections=elections) == []
     assert checked(made_app(**redis, beat_schedule={}), elections=elections) == []
+    in_database = {"beat_schedule": {}, "leader_beat_scheduler": "django_celery_beat.schedulers:DatabaseScheduler"}
+    assert checked(made_app(**redis, **in_database), elections=elections) == ["beat"]
+    assert checked(made_app(**redis, **in_database, leader_beat=False), elections=elections) == []
 
 
 def test_guarded_tasks_are_found_by_election() -> None:
