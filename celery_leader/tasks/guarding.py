@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject
 from celery.local import Proxy
 
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.tasks.callers import delivery_of
 
 
 class GoBack(Reject, Ignore):
@@ -40,8 +41,8 @@ class Guard:
         """Run *task* by *call*, or end the delivery *request* by an exception. Called once a delivery."""
         raise NotImplementedError
 
-    def called_directly(self, task: Task, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
-        """Run *task*, which was called like a function with *args*, or eagerly."""
+    def called_directly(self, task: Task, call: Callable[[], Any]) -> Any:
+        """Run *task*, which was called like a function, or eagerly."""
         return call()
 
 
@@ -70,17 +71,6 @@ def guard_on(task: Any, mark: str) -> Any:
     return getattr(getattr(task, "run", None), mark, None)
 
 
-def delivery_of(task: Task) -> Any:
-    """Return the request with which a message brought *task* here, None when it runs eagerly or was called directly.
-
-    Nothing that a message says is believed: it can set every attribute of its request, "is_eager" too, but it can't
-    remove the properties that only messages have. (A task that calls itself copies its request.)
-    """
-    request = task.request
-    is_eager = request.is_eager and "properties" not in vars(request)
-    return None if request.called_directly or is_eager else request
-
-
 def _guarded_function(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(function):
         raise ConfigurationError(
@@ -91,12 +81,12 @@ def _guarded_function(function: Callable[..., Any], guard: Guard) -> Callable[..
     @functools.wraps(_with_name(function, guard))
     def run(*args: Any, **kwargs: Any) -> Any:
         call = functools.partial(function, *args, **kwargs)
-        task = get_current_task()
+        task = args[0] if args and isinstance(args[0], Task) else get_current_task()
         if guard_on(task, guard.mark) is not guard:  # part of another task, or a subclass has a guard of its own
             return call()
         request = delivery_of(task)
         if request is None:
-            return guard.called_directly(task, args, call)
+            return guard.called_directly(task, call)
         if vars(request).get(guard.mark) is guard:  # admitted; now it calls itself, or its base class
             return call()
         setattr(request, guard.mark, guard)

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar, get_args, overload
 
 from celery import Task
-from celery._state import _task_stack
 from celery.app.task import Context
+from celery.canvas import Signature
 from celery.states import IGNORED
 
+from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, NotLeader
 from celery_leader.leadership import state
 from celery_leader.settings import DEFAULT_ELECTION, apps_set_up
-from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, delivery_of, guard_on, guarded
+from celery_leader.tasks.callers import a_message_pretends, caller_of, failure_that_calls
+from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
 
 logger = logging.getLogger(__name__)
 
@@ -51,28 +53,37 @@ class LeaderOnly(Guard):
         with state.in_term(term):
             return call()
 
-    def called_directly(self, task: Task, args: tuple[Any, ...], call: Callable[[], Any]) -> Any:
+    def called_directly(self, task: Task, call: Callable[[], Any]) -> Any:
         """Run *task* as its caller's code asks; where Celery calls it on a message's behalf, refuse."""
-        caller = _delivered_caller()
-        if caller is None:
-            return call()
-        if caller.name in MAPS:
+        if failure := failure_that_calls(task):
+            return self._leave_to_the_leader(task, *failure)
+        caller = caller_of(task)
+        if caller is not None and caller.name in MAPS:
             raise NotLeader(
                 f"{task.name} is reserved for the leader of {self.election!r}, and {caller.name} calls it in any "
                 "worker. Send a group instead of map, starmap or chunks."
             )
-        if any(isinstance(argument, Context) for argument in args):
-            logger.error(
-                "%s did not run for the failure of %s: Celery calls an error callback of several arguments in the "
-                "worker where the task failed, but it is reserved for the leader of %r. "
-                "Declare it with one argument, the id of the failed task; then it is sent to the leader.",
-                task.name, caller.name, self.election,
-            )  # fmt: skip
-            return None
+        if a_message_pretends():
+            raise NotLeader(
+                f"{task.name} is reserved for the leader of {self.election!r}, and was called for a message that says "
+                "that it runs eagerly, which no message does."
+            )
         return call()
 
+    def _leave_to_the_leader(self, task: Task, errback: Signature, failed: Context) -> None:
+        """Send an error callback that has all its arguments. The others' arguments can't be sent."""
+        if errback.immutable:
+            errback.apply_async()
+            return
+        logger.error(
+            "%s did not run for the failure of %s: Celery calls an error callback of several arguments in the "
+            "worker where the task failed, but it is reserved for the leader of %r. "
+            "Declare it with one argument, the id of the failed task; then it is sent to the leader.",
+            task.name, shown(f"{failed.task}[{failed.id}]"), self.election,
+        )  # fmt: skip
+
     def _turn_away(self, task: Task, request: Any) -> NoReturn:
-        what = f"{task.name}[{request.id}]"
+        what = shown(f"{task.name}[{request.id}]")
         if task.app not in apps_set_up:
             raise NotLeader(
                 f"{what} is reserved for the leader of {self.election!r}, but this worker's app takes part in no "
@@ -131,9 +142,3 @@ def mark_of(task: Any) -> LeaderOnly | None:
     """Return what :func:`leader_only` says of *task*, None for a task that runs anywhere."""
     guard: LeaderOnly | None = guard_on(task, "__leader_only__")
     return guard
-
-
-def _delivered_caller() -> Task | None:
-    """Return the task that a message brought here and that called the current one, if there is one."""
-    caller = _task_stack.stack[-2] if len(_task_stack.stack) > 1 else None
-    return caller if caller is not None and delivery_of(caller) is not None else None

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 from celery import Celery, Task
 
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership.effects import guard_of
+from celery_leader.tasks.guarding import guard_on
 from celery_leader.tasks.leader_only import LeaderOnly, mark_of
 from celery_leader.tasks.once_per_tick import is_atomic
+
+#: The attributes of a function that name its guards.
+_MARKS = ("__leader_only__", "__once_per_tick__")
 
 
 def each_guarded_task(app: Celery) -> Iterator[tuple[Task, LeaderOnly]]:
@@ -47,3 +52,21 @@ def check_atomic_tasks(app: Celery) -> None:
                 guard_of(app).require_transactions()
             except ConfigurationError as error:
                 raise ConfigurationError(f"{task.name}: {error}") from error
+
+
+def check_overridden_guards(app: Celery) -> None:
+    """Check that no task of *app* replaces a guarded ``run`` by one without a guard.
+
+    Raises:
+        ConfigurationError: One does.
+    """
+    for task, mark in product(list(app.tasks.values()), _MARKS):
+        runs = {base: getattr(base, "run", None) for base in reversed(type(task).__mro__)}
+        base = next((base for base, run in runs.items() if hasattr(run, mark)), None)
+        if base and not guard_on(task, mark):
+            guard = f"@{getattr(runs[base], mark).decorator}"
+            raise ConfigurationError(
+                f"{task.name} replaces the run of {base.__qualname__}, which {guard} guards, by one without a guard. "
+                f"Put {guard} above the class {base.__qualname__}, whose subclasses are then guarded as well, "
+                "or on both methods."
+            )

@@ -25,7 +25,7 @@ from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
 from celery_leader.tasks.routing import route_guarded_tasks
-from celery_leader.tasks.wiring import check_atomic_tasks, prepare_guarded_tasks
+from celery_leader.tasks.wiring import check_atomic_tasks, check_overridden_guards, prepare_guarded_tasks
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 from celery_leader.worker.reception import GuardedStrategy, Reception
@@ -74,6 +74,7 @@ class LeaderStep(bootsteps.StartStopStep):
         worker.leader = None
         try:
             _refuse_contradictions(worker.app, without_leader, leader_beat, beat)
+            check_overridden_guards(worker.app)
             check_atomic_tasks(worker.app)
             if without_leader:
                 state.take_no_part()

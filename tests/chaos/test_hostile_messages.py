@@ -137,6 +137,19 @@ def test_a_map_of_a_guarded_task_fails(crew: Fleet, raw: redis.Redis) -> None:
     assert raw.llen(LEADERS) == 0
 
 
+def test_an_error_callback_runs_on_the_leader(crew: Fleet, raw: redis.Redis) -> None:
+    """Celery calls one of several arguments like a function: in a child, or in the main process when time is over."""
+    follow(crew)
+    guarded = [crew.app.signature(GUARDED, args=(number, 0.0), immutable=True) for number in (0, 1)]
+    crew.app.send_task("chaos_project.ask", link_error=guarded[0], queue=QUEUE)  # fails, for it needs a number
+    crew.app.send_task("chaos_project.keep_asking", (60,), link_error=guarded[1], time_limit=1, queue=QUEUE)
+    eventually(lambda: crew.times_logged("follower", "Hard time limit") and raw.llen(LEADERS) >= 2, timeout=20)
+    assert crew.times_logged("follower", "raised an exception") == 0  # it would have run in vain
+    assert crew.evidence().of("guarded-start") == []
+    crew.start("leader")
+    eventually(lambda: {line["number"] for line in crew.evidence().of("guarded-end")} == {0, 1}, timeout=30)
+
+
 def test_a_follower_that_may_not_forward_waits(crew: Fleet, broker: RedisServer, raw: redis.Redis) -> None:
     """Its user may not write to the leader's queue. Nothing is lost, and all goes on when it may."""
     keys = (QUEUE, f"{QUEUE}\x06*", "unacked*", "_kombu*", "*pidbox*", "*celeryev*", "binding*")

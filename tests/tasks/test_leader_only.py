@@ -7,15 +7,17 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery import Celery, Task
+from celery.app.task import Context
+from celery.exceptions import Ignore, Reject, TimeLimitExceeded
 
 from celery_leader import leader_only
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import apps_set_up
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, mark_of
+from celery_leader.tasks.routing import leader_queue
 from celery_leader.testing import forced_leader
-from tests.tasks.deliveries import deliver
+from tests.tasks.deliveries import deliver, taken
 
 #: What a worker's main process says of a message that came by another queue than the leader's.
 TO_FOLLOWER = {TO_FOLLOWER_HEADER: True}
@@ -102,6 +104,26 @@ def test_no_message_makes_a_follower_call_it(app: Celery, by: str) -> None:
             assert "Send a group" in str(info.info.retval)
 
 
+def test_no_message_makes_a_follower_call_a_class(app: Celery) -> None:
+    """Not even one whose ``__call__`` does its work alone, which runs before Celery knows of the call."""
+    ran = []
+
+    @leader_only
+    class Alone(Task):
+        name = "alone"
+
+        def __call__(self, number: int) -> None:
+            ran.append(number)
+
+        def run(self) -> None: ...
+
+    task = app.register_task(Alone())
+    assert run(app, "celery.map", dict(task.s()), [[1]]).info.state == "FAILURE"
+    assert ran == []
+    task(1)
+    assert ran == [1]
+
+
 def test_no_failure_makes_a_follower_call_it(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     """Celery calls error callbacks of several arguments where the task failed."""
     ran = []
@@ -117,10 +139,97 @@ def test_no_failure_makes_a_follower_call_it(app: Celery, caplog: pytest.LogCapt
 
     errbacks = [dict(app.tasks["on_error"].s())]
     assert run(app, "fails", embed={"errbacks": errbacks}).info.state == "FAILURE"
+    assert "on_error did not run for the failure of fails[fails-id]" in caplog.text
+    fail_in_main_process(app, errbacks)
     assert ran == []
-    assert "on_error did not run for the failure of fails" in caplog.text
     app.tasks["on_error"](None, None, None)
     assert ran == [None]
+
+
+def fail_in_main_process(app: Celery, errbacks: list[Any]) -> None:
+    """Let a task fail as one whose time is over: its worker's main process notes that, in which no task runs."""
+    failed = Context({"id": "failed", "task": "fails", "errbacks": errbacks, "properties": {}, "delivery_info": {}})
+    app.backend.mark_as_failure("failed", TimeLimitExceeded(1), request=failed, store_result=False)
+
+
+def test_an_error_callback_that_has_its_arguments_is_sent_to_the_leader(app: Celery) -> None:
+    """Celery calls that like a function, too, when it has several."""
+    ran = []
+
+    @app.task(name="on_error", shared=False)
+    @leader_only
+    def on_error(a: int, b: int) -> None:
+        ran.append((a, b))
+
+    @app.task(name="fails", shared=False)
+    def fails() -> None:
+        raise ValueError("no")
+
+    errbacks = [dict(app.tasks["on_error"].si(1, 2))]
+    run(app, "fails", embed={"errbacks": errbacks})
+    fail_in_main_process(app, errbacks)
+    assert ran == []
+    messages = taken(app, leader_queue(app, "default"))
+    assert [message.payload[0] for message in messages] == [[1, 2], [1, 2]]
+    app.tasks["fails"].apply(link_error=app.tasks["on_error"].si(3, 4))  # eagerly, as its caller's code asks
+    assert ran == [(3, 4)]
+
+
+def test_the_code_of_an_error_callback_may_call_it(app: Celery) -> None:
+    """Like the code of any task."""
+    ran = []
+
+    @app.task(name="called", shared=False)
+    @leader_only
+    def called() -> None:
+        ran.append("called")
+
+    @app.task(name="on_error", shared=False)
+    def on_error(request: Any, error: Any, traceback: Any) -> None:
+        app.tasks["called"]()
+
+    @app.task(name="fails", shared=False)
+    def fails() -> None:
+        raise ValueError("no")
+
+    run(app, "fails", embed={"errbacks": [dict(app.tasks["on_error"].s())]})
+    assert ran == ["called"]
+
+
+def test_no_message_makes_a_follower_apply_it(app: Celery) -> None:
+    """Celery applies error callbacks, retries and replacements of a task whose message says that it runs eagerly."""
+    ran = []
+
+    @app.task(name="guarded", shared=False)
+    @leader_only
+    def guarded(task_id: str = "") -> None:
+        ran.append(task_id)
+
+    @app.task(name="fails", shared=False)
+    def fails() -> None:
+        raise ValueError("no")
+
+    @app.task(name="replaces", shared=False, bind=True)
+    def replaces(self: Task) -> None:
+        self.replace(app.tasks["guarded"].s())
+
+    @app.task(name="retries_first", shared=False, bind=True)
+    def retries_first(self: Task) -> None:
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        self.replace(app.tasks["guarded"].s())
+
+    errbacks = [dict(app.tasks["guarded"].s())]
+    run(app, "fails", embed={"errbacks": errbacks, "delivery_info": {"is_eager": True}})
+    run(app, "replaces", embed={"is_eager": True})
+    run(app, "retries_first", embed={"is_eager": True})
+    failed = {"id": "failed", "errbacks": errbacks, "properties": {}, "delivery_info": {"is_eager": True}}
+    app.backend.mark_as_failure("failed", TimeLimitExceeded(1), request=Context(failed), store_result=False)
+    assert ran == []
+    for name in ("replaces", "retries_first"):
+        app.tasks[name].apply()
+    app.tasks["fails"].apply(link_error=app.tasks["guarded"].s())
+    assert len(ran) == 3
 
 
 def test_a_closing_leader_starts_nothing(app: Celery) -> None:

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, Task
 
-from celery_leader import once_per_tick
+from celery_leader import leader_only, once_per_tick
 from celery_leader.leadership import state
 from celery_leader.worker.bootsteps import LeaderStep, WorkerRefused
+
+
+def nothing() -> None: ...
 
 
 def app_with_a_tick(**guard: Any) -> Celery:
@@ -45,3 +48,31 @@ def test_other_ticks_need_no_database() -> None:
     """Nor does a worker without ticks need a store."""
     LeaderStep(SimpleNamespace(app=app_with_a_tick(timeout=5)), without_leader=True)
     LeaderStep(SimpleNamespace(app=Celery("proj", broker="memory://", set_as_current=False)), without_leader=True)
+
+
+@pytest.mark.parametrize("guard", [leader_only, once_per_tick], ids=["leader_only", "once_per_tick"])
+@pytest.mark.parametrize("form", ["class", "base"])
+def test_a_run_that_replaces_a_guarded_one_is_refused(guard: Any, form: str) -> None:
+    """It would have no guard, though it calls the guarded one: that takes it for a part of another task."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+
+    class Base(Task):
+        name = "base"
+
+        @guard
+        def run(self) -> None: ...
+
+    class Sub(Base):
+        name = "sub"
+
+        def run(self) -> None:
+            super().run()
+
+    app.register_task(Base())
+    LeaderStep(SimpleNamespace(app=app), without_leader=True)
+    if form == "class":
+        app.register_task(Sub())
+    else:
+        app.task(name="sub", shared=False, base=Base)(nothing)
+    with pytest.raises(WorkerRefused, match=rf"sub replaces the run of .*Base, which @{guard.__name__} guards"):
+        LeaderStep(SimpleNamespace(app=app), without_leader=True)
