@@ -84,10 +84,12 @@ class Reception:
         """Give back a message that the pool refused. Called by any thread of the pool."""
         if _is_with_broker(message):
             return
-        if requeue and (_was_redelivered(message) or self._queues.accepts_work(mark.election)):
+        if not requeue:
+            reject(logger, errors, requeue)
+        elif _was_redelivered(message) or self._queues.accepts_work(mark.election):
             self._consumer.call_soon(self._hold, message, PAUSE, self._give_back)
         else:
-            reject(logger, errors, requeue)
+            self._consumer.call_soon(self._give_back, message)
 
     # -- in the main loop --------------------------------------------------------------------------------------
 
@@ -142,7 +144,8 @@ class Reception:
                 then(message)
 
     def _give_back(self, message: Any) -> None:
-        message.reject_log_error(logger, self._errors, requeue=True)
+        if not message.acknowledged:  # by a worker that stops; an error here would cost other messages their turn
+            message.reject_log_error(logger, self._errors, requeue=True)
 
 
 def came_by(queue: Queue, delivery_info: Any) -> bool:

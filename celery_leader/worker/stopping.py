@@ -72,8 +72,10 @@ def hear_children(pool: Any) -> None:
 def give_back_guarded_work(consumer: Any) -> None:
     """Let the broker have the guarded tasks back that have not begun, for the next leader."""
     for request in _guarded_work_that_has_not_begun():
+        if request.acknowledged:  # a thread of the pool got to it meanwhile, and gave it back
+            continue
+        request.acknowledged = True  # first, so that none does
         request.message.reject_log_error(worker_logger, consumer.connection_errors, requeue=True)
-        request.acknowledged = True
         worker_state.reserved_requests.discard(request)  # the lease waits for those
 
 

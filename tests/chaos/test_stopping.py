@@ -95,6 +95,24 @@ def test_what_has_not_begun_goes_back_at_once(pair: Fleet) -> None:
     assert len(pair.evidence().of("guarded-start")) == 3
 
 
+@pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
+def test_threads_that_give_back_beside_the_main_loop_cost_no_acknowledgement(pair: Fleet) -> None:
+    """A thread that is free meanwhile takes what the main loop has not yet given back, and turns it away itself."""
+    pair.conf.update(worker_prefetch_multiplier=8, chaos_reject_time=0.3)
+    pair.start("one", "-P", "threads", "-c", "2")
+    assert pair.await_leader() == "one"
+    for count, seconds in ((1, 3.0), (1, 1.0), (5, 0.0)):
+        pair.send_guarded(count, seconds)
+    eventually(lambda: pair.times_logged("one", "chaos_project.guarded[") == 7, timeout=20)
+    pair.start("two", "-c", "1")
+    pair.signal("one", signal.SIGTERM)
+    pair.await_end("one")
+    eventually(lambda: not pair.evidence().guarded_wrong(7, set()) and is_empty(pair), timeout=20)
+    pair.stop_all()
+    assert pair.times_logged("one", "Error on stopping") == 0
+    assert len(pair.evidence().of("guarded-start")) == 7
+
+
 def test_a_pop_that_waits_takes_no_message_with_it(pair: Fleet) -> None:
     """Redis gives a message to who has waited longest, which is a worker that consumes no more."""
     pair.conf["worker_prefetch_multiplier"] = 8

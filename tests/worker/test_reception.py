@@ -287,6 +287,17 @@ def test_a_name_that_would_forge_a_line_is_shown(desk: Desk, leaders: Queue, cap
     assert all(len(record.getMessage()) < 300 for record in caplog.records)
 
 
+def test_what_a_stopping_worker_gave_back_is_left_alone(desk: Desk, leaders: Queue) -> None:
+    """A second return is an error, and what the worker's loop has yet to do would be lost by it."""
+    desk.queues.leads = True
+    desk.send("forwards", leaders)
+    message = desk.receive(leaders)
+    desk.queues.leads = False
+    message.reject(requeue=True)
+    desk.pool_rejects()
+    assert len(taken(desk.app, leaders)) == 1
+
+
 def test_what_is_dropped_is_not_held(desk: Desk, leaders: Queue) -> None:
     """A task may reject its message for good."""
     desk.queues.leads = True

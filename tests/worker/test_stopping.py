@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,11 @@ class Message:
 
     state = ""
 
+    def __init__(self) -> None:
+        self.on_reject: Callable[[Message], Any] = lambda message: None
+
     def reject_log_error(self, logger: Any, errors: Any, requeue: bool = False) -> None:
+        self.on_reject(self)
         self.state = "requeued" if requeue else "rejected"
 
 
@@ -78,6 +82,30 @@ def test_guarded_tasks_that_have_not_begun_go_back() -> None:
     assert [each.message.state for each in (waiting, begun, gone, plain)] == ["requeued", "", "", ""]
     assert waiting.acknowledged
     assert waiting not in worker_state.reserved_requests
+
+
+def test_a_thread_that_gets_to_a_task_meanwhile_gives_it_back_alone() -> None:
+    """What is given back twice is an error, which would cost finished tasks their acknowledgement."""
+    first, second = Request(), Request()
+
+    def begin_the_other(requeued: Message) -> None:
+        other = second if requeued is first.message else first
+        other.acknowledged = True  # by its thread
+
+    for request in (first, second):
+        request.message.on_reject = begin_the_other
+    worker_state.reserved_requests.update([first, second])
+    let_go_of_messages(worker())
+    assert sorted(each.message.state for each in (first, second)) == ["", "requeued"]
+
+
+def test_no_thread_gives_back_what_goes_back() -> None:
+    """A request that is acknowledged is left alone by its thread."""
+    waiting, seen = Request(), []
+    waiting.message.on_reject = lambda message: seen.append(waiting.acknowledged)
+    worker_state.reserved_requests.add(waiting)
+    let_go_of_messages(worker())
+    assert seen == [True]
 
 
 def test_a_task_with_a_countdown_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import celery
 from celery import Celery, current_task
 from celery.schedules import crontab
 from celery.signals import after_task_publish, before_task_publish, worker_ready
+from kombu.message import Message
 
 import celery_leader
 from celery_leader import leader_only, once_per_tick
@@ -106,6 +107,15 @@ def _stop_in_the_midst(sender: Any, **_: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     sender.hub.consolidate_callback = write_and_stop
+
+
+def _reject_slowly(self: Message, *args: Any, reject: Any = Message.reject_log_error, **kwargs: Any) -> None:
+    """Take the time that a broker far away takes."""
+    time.sleep(app.conf.get("chaos_reject_time") or 0)
+    reject(self, *args, **kwargs)
+
+
+Message.reject_log_error = _reject_slowly
 
 
 @app.task(acks_late=True)
