@@ -14,6 +14,9 @@ from celery.app.task import Context
 from celery.backends.base import Backend
 from celery.canvas import Signature
 
+#: Celery's tasks that call another task, like a function, wherever they run.
+MAPS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+
 
 def was_delivered(request: Any) -> bool:
     """Return whether a message made *request*, and not an eager or a direct call.
@@ -31,10 +34,17 @@ def delivery_of(task: Task) -> Any:
     return request if was_delivered(request) else None
 
 
-def caller_of(task: Task) -> Task | None:
-    """Return the task that runs here and called *task*, if a message brought it."""
-    caller = next((each for each in reversed(_task_stack.stack) if each is not task), None)
-    return caller if caller is not None and delivery_of(caller) is not None else None
+def map_that_calls(task: Task) -> str | None:
+    """Return which of Celery's tasks that call others calls *task*, if a message brought it, or a failure calls it.
+
+    One may call the other.
+    """
+    for caller in reversed([each for each in _task_stack.stack if each is not task]):
+        if caller.name not in MAPS:
+            return None
+        if delivery_of(caller) is not None or failure_that_calls(caller):
+            return str(caller.name)
+    return None
 
 
 def failure_that_calls(task: Task) -> tuple[Signature, Context] | None:
@@ -43,7 +53,7 @@ def failure_that_calls(task: Task) -> tuple[Signature, Context] | None:
     It does so with callbacks of several arguments, in the worker where the other task failed, even in its main process.
     """
     called = _error_callbacks()
-    if called is None or "g" in called or called["errback"].task != task.name:
+    if called is None or "g" in called or called["errback"].type is not task:
         return None  # the code of another callback may call what it likes
     return called["errback"], called["request"]
 

@@ -16,7 +16,7 @@ from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, NotLeader
 from celery_leader.leadership import state
 from celery_leader.settings import DEFAULT_ELECTION, apps_set_up
-from celery_leader.tasks.callers import a_message_pretends, caller_of, failure_that_calls
+from celery_leader.tasks.callers import a_message_pretends, failure_that_calls, map_that_calls
 from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
 
 logger = logging.getLogger(__name__)
@@ -26,9 +26,6 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 #: What a follower may do with a message that came by another queue than the leader's.
 OnFollower = Literal["forward", "skip", "raise"]
-
-#: Celery's tasks that call another task, like a function, wherever they run.
-MAPS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
 
 #: The header of a message that reached a follower by another queue, and is not forwarded: added by the worker's main
 #: process. A message that has it from the start only loses its own run.
@@ -57,10 +54,9 @@ class LeaderOnly(Guard):
         """Run *task* as its caller's code asks; where Celery calls it on a message's behalf, refuse."""
         if failure := failure_that_calls(task):
             return self._leave_to_the_leader(task, *failure)
-        caller = caller_of(task)
-        if caller is not None and caller.name in MAPS:
+        if caller := map_that_calls(task):
             raise NotLeader(
-                f"{task.name} is reserved for the leader of {self.election!r}, and {caller.name} calls it in any "
+                f"{task.name} is reserved for the leader of {self.election!r}, and {caller} calls it in any "
                 "worker. Send a group instead of map, starmap or chunks."
             )
         if a_message_pretends():

@@ -10,7 +10,8 @@ from kombu import Queue
 
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import queue_name
-from celery_leader.tasks.leader_only import MAPS, mark_of
+from celery_leader.tasks.callers import MAPS
+from celery_leader.tasks.leader_only import mark_of
 
 
 def leader_queue(app: Celery, election: str) -> Queue:

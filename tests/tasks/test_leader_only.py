@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -102,6 +102,30 @@ def test_no_message_makes_a_follower_call_it(app: Celery, by: str) -> None:
             info = run(app, by, dict(signature), [[1]])
             assert info.info.state == "FAILURE"
             assert "Send a group" in str(info.info.retval)
+
+
+def test_no_map_in_between_makes_a_follower_call_it(app: Celery) -> None:
+    """One map may call the other, and an error callback may be one; what a task's code applies just runs."""
+    ran = []
+
+    @app.task(name="guarded", shared=False)
+    @leader_only
+    def guarded(number: int) -> None:
+        ran.append(number)
+
+    @app.task(name="applies", shared=False)
+    def applies() -> None:
+        app.tasks["guarded"].map([1]).apply()
+
+    signature = dict(app.tasks["guarded"].s())
+    info = run(app, "celery.starmap", dict(app.tasks["celery.map"].s()), [[signature, [1]]])
+    assert "Send a group" in str(info.info.retval)
+    errback = {"task": "celery.starmap", "args": [signature, [[1]]], "kwargs": {}, "options": {}, "immutable": True}
+    with suppress(RuntimeWarning):  # Celery before 5.7 does not expect that an error callback fails
+        run(app, "plain", 1, embed={"errbacks": [errback]})
+    assert ran == []
+    run(app, "applies")
+    assert ran == [1]
 
 
 def test_no_message_makes_a_follower_call_a_class(app: Celery) -> None:
