@@ -67,6 +67,6 @@ def check_overridden_guards(app: Celery) -> None:
             guard = f"@{getattr(runs[base], mark).decorator}"
             raise ConfigurationError(
                 f"{task.name} replaces the run of {base.__qualname__}, which {guard} guards, by one without a guard. "
-                f"Put {guard} above the class {base.__qualname__}, whose subclasses are then guarded as well, "
-                "or on both methods."
+                f"Put {guard} on that, too; or above the class {base.__qualname__}, and define run in the body of "
+                "each subclass."
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import wait
 from queue import Empty
@@ -23,7 +24,8 @@ from celery_leader.worker.queue import copied
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) children that were given a task may take to say that they have it.
+#: How long (seconds) children that were given a task may take to say that they have it, and a task that has ended to be
+#: acknowledged.
 PATIENCE = 1.0
 #: How often (seconds) to look whether a thread has heard them.
 LOOK_EACH = 0.02
@@ -36,9 +38,10 @@ def let_go_of_messages(worker: Any) -> None:
 
     Called before Celery lets go of anything. A cold shutdown takes less time than any of this.
     """
-    if worker_state.should_terminate not in (None, False):
+    if _is_cold():
         return
     consumer = worker.consumer
+    running = [request for request in copied(worker_state.active_requests) if mark_of(request.task)]
     try:
         if is_connected := bool(consumer.connection and consumer.task_consumer):
             consumer.task_consumer.cancel()  # first: what goes back must not come again
@@ -46,6 +49,7 @@ def let_go_of_messages(worker: Any) -> None:
         give_back_guarded_work(consumer)
         if is_connected:
             finish_pop(consumer.task_consumer.channel)
+        finish_threads(worker, running)
     except consumer.connection_errors as error:
         logger.info("The broker has all messages back: %s", error)
     except Exception:  # whatever it is, the worker must stop
@@ -91,6 +95,39 @@ def finish_pop(channel: Any) -> None:
     if timeout and timeout < LONGEST_POP and wait([connection._sock], timeout + POP_MARGIN):
         with suppress(Empty):
             channel._brpop_read()
+
+
+def finish_threads(worker: Any, running: list[Any]) -> None:
+    """Turn the worker's loop until the guarded tasks that threads run, *running*, have ended and are acknowledged.
+
+    Celery only waits for its threads. The broker would hear nothing meanwhile: no heartbeat, without which RabbitMQ
+    delivers again what runs, and no acknowledgement of what has ended before the last task has, or is killed.
+    """
+    executor = getattr(worker.pool, "executor", None)
+    if executor is None:
+        return
+    executor.shutdown(wait=False, cancel_futures=True)  # as Celery is about to do: nothing begins any more
+    turns, deadline = _turns_of_loop(worker), 0.0
+    while any(not request.message.acknowledged for request in running) and not _is_cold():
+        if worker_state.active_requests.isdisjoint(running):  # one that can't be acknowledged is not waited for
+            deadline = deadline or time.monotonic() + PATIENCE
+            if time.monotonic() > deadline:
+                return
+        next(turns)
+
+
+def _is_cold() -> bool:
+    return worker_state.should_terminate not in (None, False)
+
+
+def _turns_of_loop(worker: Any) -> Iterator[Any]:
+    while True:
+        if worker.hub:
+            yield from worker.hub.create_loop()
+        else:
+            worker.consumer.perform_pending_operations()
+            time.sleep(LOOK_EACH)
+            yield
 
 
 def _guarded_work_that_has_not_begun() -> list[Any]:

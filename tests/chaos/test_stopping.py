@@ -113,6 +113,37 @@ def test_threads_that_give_back_beside_the_main_loop_cost_no_acknowledgement(pai
     assert len(pair.evidence().of("guarded-start")) == 7
 
 
+def test_what_a_thread_has_finished_is_acknowledged_while_others_run(pair: Fleet) -> None:
+    """A worker that is killed before its last task has ended leaves nothing to the broker that is done."""
+    pair.start("one", "-P", "threads", "-c", "2", "-Q", "celery,one")
+    assert pair.await_leader() == "one"
+    until = keep_busy(pair)
+    pair.send_guarded(1, 1.0)
+    eventually(lambda: pair.evidence().of("guarded-start"), timeout=20)
+    pair.signal("one", signal.SIGTERM)
+    eventually(lambda: is_empty(pair), timeout=20)
+    assert time.clock_gettime(time.CLOCK_BOOTTIME) < until
+    assert len(pair.evidence().of("guarded-end")) == 1
+
+
+@pytest.mark.parametrize("broker", [RABBIT], indirect=True)
+def test_a_broker_that_listens_for_heartbeats_keeps_what_threads_run(pair: Fleet) -> None:
+    """It would deliver again what a stopping worker still runs."""
+    pair.conf["broker_heartbeat"] = 4  # RabbitMQ waits for two, and looks now and then
+    pair.start("one", "-P", "threads", "-c", "2")
+    assert pair.await_leader() == "one"
+    pair.start("two", "-P", "threads", "-c", "1")
+    eventually(lambda: pair.times_logged("two", "two@chaos ready"), timeout=30)
+    pair.send_guarded(1, 15.0)
+    eventually(lambda: pair.evidence().of("guarded-start"), timeout=20)
+    pair.signal("one", signal.SIGTERM)
+    pair.await_end("one")
+    pair.send_guarded(1)  # comes after what was delivered again
+    eventually(lambda: not pair.evidence().guarded_wrong(2, set()), timeout=20)
+    pair.stop_all()
+    assert len(pair.evidence().of("guarded-start")) == 2
+
+
 def test_a_pop_that_waits_takes_no_message_with_it(pair: Fleet) -> None:
     """Redis gives a message to who has waited longest, which is a worker that consumes no more."""
     pair.conf["worker_prefetch_multiplier"] = 8

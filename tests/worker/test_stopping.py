@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ class Message:
     """Notes what becomes of it."""
 
     state = ""
+    acknowledged = False
 
     def __init__(self) -> None:
         self.on_reject: Callable[[Message], Any] = lambda message: None
@@ -134,6 +136,54 @@ def test_a_thread_that_hears_nothing_is_not_waited_for_long(monkeypatch: pytest.
     worker_state.reserved_requests.add(waiting)
     let_go_of_messages(worker(pool=SimpleNamespace(_result_handler=object())))
     assert waiting.message.state == "requeued"
+
+
+class Threads:
+    """A worker with a pool of threads, none of which is free, on a broker without an event loop."""
+
+    def __init__(self, *running: Request) -> None:
+        self.worker = worker()
+        self.worker.pool.executor = ThreadPoolExecutor(1)
+        self.worker.hub, self.worker.consumer.perform_pending_operations = None, self.turn
+        self.ended: list[Request] = []
+        worker_state.active_requests.update(running)
+
+    def turn(self) -> None:
+        """Acknowledge what had ended the turn before."""
+        for request in self.ended:
+            request.message.acknowledged = True
+        self.ended = list(worker_state.active_requests)
+        worker_state.active_requests.clear()
+
+
+def test_what_threads_run_is_acknowledged_when_it_has_ended() -> None:
+    """Not when the last of the worker's tasks has: that may be killed first. Nothing new begins meanwhile."""
+    running = Request()
+    threads = Threads(running)
+    let_go_of_messages(threads.worker)
+    assert running.message.acknowledged
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        threads.worker.pool.executor.submit(print)
+
+
+def test_what_can_not_be_acknowledged_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is gone, say."""
+    monkeypatch.setattr(stopping, "PATIENCE", 0.05)
+    running = Request()
+    threads = Threads(running)
+    threads.worker.consumer.perform_pending_operations = worker_state.active_requests.clear
+    let_go_of_messages(threads.worker)
+    assert not running.message.acknowledged
+
+
+def test_a_cold_shutdown_ends_the_wait_for_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal may ask for it."""
+    running = Request()
+    threads = Threads(running)
+    monkeypatch.setattr(worker_state, "should_terminate", None)
+    threads.worker.consumer.perform_pending_operations = lambda: setattr(worker_state, "should_terminate", 1)
+    let_go_of_messages(threads.worker)
+    assert running in worker_state.active_requests
 
 
 def test_a_cold_shutdown_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
