@@ -75,4 +75,4 @@ def test_a_run_that_replaces_a_guarded_one_is_refused(guard: Any, form: str) -> 
     else:
         app.task(name="sub", shared=False, base=Base)(nothing)
     with pytest.raises(WorkerRefused, match=rf"sub replaces the run of .*Base, which @{guard.__name__} guards"):
-        LeaderStep(SimpleNamespace(app=app), without_leader=True)
+        LeaderStep(SimpleNamespace(app=app, logfile=None), without_leader=True)
