@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -13,6 +15,8 @@ from celery_leader.leadership.effects import guard_of
 from celery_leader.tasks.guarding import guard_on
 from celery_leader.tasks.leader_only import LeaderOnly, mark_of
 from celery_leader.tasks.once_per_tick import is_atomic
+
+logger = logging.getLogger(__name__)
 
 #: The attributes of a function that name its guards.
 _MARKS = ("__leader_only__", "__once_per_tick__")
@@ -70,3 +74,28 @@ def check_overridden_guards(app: Celery) -> None:
                 f"Put {guard} on that, too; or above the class {base.__qualname__}, and define run in the body of "
                 "each subclass."
             )
+
+
+def tell_of_hidden_guards(app: Celery) -> None:
+    """Warn of tasks of *app* whose guarded function stands behind a decorator that shows nothing of it."""
+    for task, mark in product(list(app.tasks.values()), _MARKS):
+        if guard_on(task, mark):
+            continue
+        for function in _enclosed(getattr(task.run, "__func__", task.run)):
+            if hidden := getattr(function, mark, None):
+                logger.warning(
+                    "%s is not guarded: a decorator stands between it and %s, which @%s guards, and hides the guard. "
+                    "Use functools.wraps in that decorator.",
+                    task.name, function.__qualname__, hidden.decorator,
+                )  # fmt: skip
+                break
+
+
+def _enclosed(function: Any, deepest: int = 5) -> Iterator[Any]:
+    """Yield the functions that *function* has in its closure, and what these have in theirs."""
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # it is empty
+            if hasattr(found := cell.cell_contents, "__closure__"):
+                yield found
+                if deepest:
+                    yield from _enclosed(found, deepest - 1)

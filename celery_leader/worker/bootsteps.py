@@ -25,7 +25,12 @@ from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
 from celery_leader.tasks.routing import route_guarded_tasks
-from celery_leader.tasks.wiring import check_atomic_tasks, check_overridden_guards, prepare_guarded_tasks
+from celery_leader.tasks.wiring import (
+    check_atomic_tasks,
+    check_overridden_guards,
+    prepare_guarded_tasks,
+    tell_of_hidden_guards,
+)
 from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 from celery_leader.worker.reception import GuardedStrategy, Reception
@@ -87,6 +92,7 @@ class LeaderStep(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Start contending, after the pool has forked: a thread would not be in the children."""
+        tell_of_hidden_guards(worker.app)
         if worker.leader:
             worker.leader.start()
         self._watch.start()
