@@ -1,11 +1,12 @@
-# The front door. `make test` is the whole proof, `make demo` the whole product in a minute and a half.
+# The front door. `make test` proves the product on the highest versions, `make test-all` on all that are supported;
+# `make demo` shows it in a minute and a half.
 # Everything is made in .venv/ with venv and pip: a machine with Python, git and make is enough.
 
 PYTHON ?= python3
 environment = $(PYTHON) scripts/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-unit chaos simulate mutants compatibility stress lint format services demo admin clean
+.PHONY: help test test-all test-unit chaos simulate mutants compatibility stress lint format services demo admin clean
 
 # How long `make chaos` harms each fleet, and what seeds its random choices (printed; a new one each time when empty).
 MINUTES ?= 5
@@ -22,8 +23,11 @@ STRESS ?= 60
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: ## Run everything: lint, and all tests on the lowest and the highest supported versions, and over other schedulers
-	@$(PYTHON) scripts/check.py lint tests bases chaos
+test: ## Run lint, all tests on the highest supported versions, and every fault on real workers
+	@$(PYTHON) scripts/check.py --only highest lint tests quick
+
+test-all: ## Run that, the lowest versions, other schedulers, and every fault on every store
+	@$(PYTHON) scripts/check.py lint tests quick bases chaos
 
 test-unit: ## Run the tests that start no worker processes, on the highest versions
 	@$(PYTHON) scripts/check.py --only highest tests

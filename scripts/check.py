@@ -1,12 +1,14 @@
 """Run the checks named, all of them even when one fails, and end with status 1 if any did.
 
-    python3 scripts/check.py [--only lowest|highest] lint tests bases chaos
+    python3 scripts/check.py [--only lowest|highest] lint tests quick bases chaos
 
-lint: ruff, mypy and import-linter, once, with the newest tools. tests: pytest without the tests of the other two.
-bases: the schedulers of other packages, led by ours, on the newest versions that these admit; django-celery-beat's on
-the lowest as well. chaos: tests that start real workers and harm them. All run on the lowest and on the highest
-supported versions, one after the other: side by side, on two cores, they would only measure each other. pytest comes
-last, so that its summary closes the output.
+lint: ruff, mypy and import-linter, once, with the newest tools. tests: pytest without the tests of the other three.
+quick and chaos: tests that start real workers and harm them, each case once; tests/chaos/shares.py tells which is quick
+and runs on the highest supported versions, and which of the others run on which. bases: the schedulers of other
+packages, led by ours, on the newest versions that these admit; django-celery-beat's on the lowest as well.
+
+All else runs on the lowest and on the highest supported versions, one after the other: side by side, on two cores, they
+would only measure each other.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ LINT = {
 }
 PYTEST = ["-m", "pytest", "-q", "--durations=5"]
 # Two processes for two cores; more for chaos, whose tests mostly wait.
+CHAOS = [*PYTEST, "-n", "4", "--dist", "loadgroup", "-m", "chaos and not bases", "--timeout", "300"]
+SHARE = [*CHAOS, "-p", "tests.chaos.shares", "tests/chaos", "--share"]
 PHASES = {
     "tests": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not chaos and not bases"],
+    "quick": [*SHARE, "quick"],
     "bases": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "bases", "--ds", "tests.beat.bases.settings"],
-    "chaos": [*PYTEST, "-n", "4", "--dist", "loadgroup", "-m", "chaos and not bases", "--timeout", "300"],
+    "chaos": SHARE,
 }
 # "highest" has no other package's scheduler, "lowest" has one.
 BASES = {
@@ -66,10 +71,14 @@ def run(title: str, python: str, arguments: list[str]) -> bool:
 
 def runs(phase: str, sets: list[str]) -> dict[str, list[str]]:
     """The environments in which *phase* runs for these sets of versions, and pytest's arguments in each."""
-    if phase != "bases":
-        return {name: [*PHASES[phase], *ONCE.get((phase, name), [])] for name in sets}
-    names = ["bases" if name == "highest" else name for name in sets]
-    return {name: [*PHASES[phase], *BASES[name]] for name in names}
+    if phase == "quick":
+        return {"highest": PHASES[phase]} if "highest" in sets else {}
+    if phase == "chaos":
+        return {name: [*PHASES[phase], name] for name in sets}
+    if phase == "bases":
+        names = ["bases" if name == "highest" else name for name in sets]
+        return {name: [*PHASES[phase], *BASES[name]] for name in names}
+    return {name: [*PHASES[phase], *ONCE.get((phase, name), [])] for name in sets}
 
 
 def main() -> None:

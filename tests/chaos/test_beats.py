@@ -14,6 +14,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("fleet", ["redis", "sqlite"], indirect=True)
 def test_the_other_beat_goes_on(fleet: Fleet) -> None:
     """One beat at a time, no tick twice, none lost; a beat that is asked to stop hands over first."""

@@ -39,6 +39,7 @@ def test_rabbitmq_gets_every_tick_once(fleet: Fleet) -> None:
     assert account.complaints(ledger) == []
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
 def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> None:
     """It does not wait for its socket; what it could not send is sent by the next, with its id."""

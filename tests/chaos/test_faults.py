@@ -47,6 +47,7 @@ def pause(fleet: Fleet, leader: str) -> float:
     return begun
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("fault", [kill, terminate, quit_, pause])
 @pytest.mark.parametrize("fleet", ["redis", "sqlite", "postgres"], indirect=True)
 def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], float]) -> None:

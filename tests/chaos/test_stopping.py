@@ -63,6 +63,7 @@ def is_empty(fleet: Fleet) -> bool:
         return not (raw.llen("celery-leader.default") or raw.hlen("unacked"))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
 @pytest.mark.parametrize("when", ["written", "begun"])
 def test_a_task_that_a_child_was_just_given_runs_once(pair: Fleet, when: str) -> None:

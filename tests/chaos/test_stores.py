@@ -27,6 +27,7 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("harm", ["emptied", "stopped", "hung"])
 def test_a_store_that_fails_ends_no_process(fleet: Fleet, redis_store: RedisServer, harm: str) -> None:
     """Beat goes on within one retry period and a lease after the store is back; nothing is sent twice."""
