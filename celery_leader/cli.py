@@ -16,9 +16,9 @@ from celery_leader.election.limits import shown
 from celery_leader.exceptions import (
     ConfigurationError,
     LeadershipLost,
-    LockUnavailable,
     RecordDamaged,
     RecordNotFound,
+    StoreUnavailable,
 )
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def status(ctx: click.Context, as_json: bool, check: bool) -> None:
     _warn_without_setup(app)
     try:
         report = read_status(app)
-    except (ConfigurationError, LockUnavailable) as error:
+    except (ConfigurationError, StoreUnavailable) as error:
         if as_json:
             click.echo(json.dumps({"elections": [], "error": str(error)}))
         click.echo(f"Error: {error}", err=True)
-        ctx.exit(EX_UNAVAILABLE if isinstance(error, LockUnavailable) else EX_NO_LEADER)
+        ctx.exit(EX_UNAVAILABLE if isinstance(error, StoreUnavailable) else EX_NO_LEADER)
     click.echo(json.dumps(report) if as_json else render_status(report))
     if check and any(each["state"] != "leading" or each["problem"] for each in report["elections"]):
         ctx.exit(EX_NO_LEADER)
@@ -90,7 +90,7 @@ def read_status(app: Any) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: A setting is wrong, or the store was not prepared.
-        LockUnavailable: The store does not answer, or holds something damaged.
+        StoreUnavailable: The store does not answer, or holds something damaged.
     """
     from celery_leader.leadership.campaign import backend_of  # the celery command imports this module each time
     from celery_leader.settings import LeaderSettings

@@ -18,15 +18,15 @@ class ConfigurationError(LeaderError, ValueError):
     """A setting is wrong or impossible; the message names it, its value and the cure."""
 
 
-class LockUnavailable(LeaderError):
-    """The store gave no answer, so the outcome of the call is unknown.
+class StoreUnavailable(LeaderError):
+    """The store gave no answer, so the outcome of the call is unknown. Any store raises it: lock, ledger, once store.
 
     Raised for anything that is neither a result nor a conflict: a timeout, a refused connection,
     an error of the server. It never means "not found".
     """
 
 
-class RecordDamaged(LockUnavailable):
+class RecordDamaged(StoreUnavailable):
     """What the store holds under the election's name is not an election's record.
 
     It is never overwritten: an operator decides. The message tells how to mend it.

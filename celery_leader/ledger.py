@@ -111,7 +111,7 @@ class Ledger(Protocol):
 
         Raises:
             LeadershipLost: A higher token has opened it already.
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         ...
 
@@ -125,7 +125,7 @@ class Ledger(Protocol):
             LeadershipLost: A higher token has opened the ledger; nothing was stored.
             RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
             UnstorableClaim: The store can't keep one of the claims, or more; none was stored.
-            LockUnavailable: There was no answer; some or all may have been stored.
+            StoreUnavailable: There was no answer; some or all may have been stored.
         """
         ...
 
@@ -135,7 +135,7 @@ class Ledger(Protocol):
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was marked.
             RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         ...
 
@@ -147,7 +147,7 @@ class Ledger(Protocol):
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was written.
             UnstorableClaim: The store can't keep one of the claims, or more; none was written.
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         ...
 
@@ -156,7 +156,7 @@ class Ledger(Protocol):
 
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was dropped.
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         ...
 

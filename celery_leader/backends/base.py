@@ -29,7 +29,7 @@ class Backend(Protocol):
 
         Raises:
             ConfigurationError: It can't, and waiting won't help (a migration is missing, an alias is unknown).
-            LockUnavailable: It did not answer; it may later.
+            StoreUnavailable: It did not answer; it may later.
         """
         ...
 

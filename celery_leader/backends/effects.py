@@ -43,7 +43,7 @@ class Effects(Protocol):
             seconds: How long the claim lasts.
 
         Raises:
-            LockUnavailable: There was no answer; the tick may have been claimed.
+            StoreUnavailable: There was no answer; the tick may have been claimed.
         """
         ...
 
@@ -59,7 +59,7 @@ class Effects(Protocol):
             Whether the claim of *owner* lasted until now. False: others may have run the tick as well.
 
         Raises:
-            LockUnavailable: There was no answer; it may have been noted.
+            StoreUnavailable: There was no answer; it may have been noted.
         """
         ...
 
@@ -67,7 +67,7 @@ class Effects(Protocol):
         """End the claim of *owner*, if it has one: another delivery may run the tick at once.
 
         Raises:
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         ...
 

@@ -81,7 +81,7 @@ class Listener(ABC):
             What waits up to so many seconds for news, and returns the holders that they tell of.
 
         Raises:
-            LockUnavailable: There was no answer, or there is no such thing there.
+            StoreUnavailable: There was no answer, or there is no such thing there.
         """
 
     def stop(self) -> None:

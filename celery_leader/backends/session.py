@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from celery_leader.election.runner import join
-from celery_leader.exceptions import LeaderError, LockUnavailable
+from celery_leader.exceptions import LeaderError, StoreUnavailable
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class Session(Generic[C]):
         """Return what *work* returns, called with the connection on the session's thread.
 
         Raises:
-            LockUnavailable: It did not return in time. What it did not do until now, it does not do later,
+            StoreUnavailable: It did not return in time. What it did not do until now, it does not do later,
                 as far as its connection can be cut.
             Exception: Whatever it raised, or the attempt to connect.
         """
@@ -70,7 +70,7 @@ class Session(Generic[C]):
             if self._thread is thread:
                 self._thread = None
         thread.abandon()
-        raise LockUnavailable(f"{self._place} did not answer within {self.timeout:g} s")
+        raise StoreUnavailable(f"{self._place} did not answer within {self.timeout:g} s")
 
     def _leave_parent(self) -> None:
         """In a forked child forget what is the parent's: a thread of its may have had the mutex, which nobody frees."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from celery_leader.election.alarm import Alarm
 from celery_leader.election.limits import shown, shown_names
-from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound, UnstorableClaim
+from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable, UnstorableClaim
 from celery_leader.ledger import Claim, Ledger
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Claims:
 
         Raises:
             LeadershipLost: A newer term has opened it already.
-            LockUnavailable: It does not answer; a leader that doesn't know what was sent sends nothing.
+            StoreUnavailable: It does not answer; a leader that doesn't know what was sent sends nothing.
         """
         self._ledger = ledger
         self._token = token
@@ -144,7 +144,7 @@ class Claims:
 
         Raises:
             LeadershipLost: A newer term has opened it.
-            LockUnavailable: It does not answer.
+            StoreUnavailable: It does not answer.
         """
         found = self._ledger.open(self._token)
         for claim in found.values():
@@ -233,7 +233,7 @@ class Claims:
                 logger.warning("%s; writing back what this leader knows", error)
                 self._restore()
                 return write()
-        except (LockUnavailable, RecordNotFound) as error:  # or it lost its data again, in between
+        except (StoreUnavailable, RecordNotFound) as error:  # or it lost its data again, in between
             if not self._behind:
                 self._behind_since = self._now()
                 logger.warning("The ledger does not answer; its claims are kept and written later: %s", error)

@@ -21,7 +21,7 @@ from celery_leader.beat.sender import SenderMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.election import Term
 from celery_leader.election.alarm import Alarm
-from celery_leader.exceptions import ConfigurationError, LeadershipLost, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
 from celery_leader.settings import LeaderSettings
 
@@ -218,7 +218,7 @@ class LeaderMixin(SenderMixin):
             self._write_back(outbox.claims)
             if self._farewell.is_due() or self.should_sync():
                 self._do_sync()
-        except (LeadershipLost, LockUnavailable) as lost:
+        except (LeadershipLost, StoreUnavailable) as lost:
             self._stop_sending(lost)
             return STANDBY_WAIT / 2
         except Exception as error:  # noqa: BLE001  # the next may not, and a beat that ended would send nothing for ever
@@ -261,7 +261,7 @@ class LeaderMixin(SenderMixin):
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
         if self._outbox and self._trusts(self._term):
-            with contextlib.suppress(LeadershipLost, LockUnavailable):  # the next leader finds what is there
+            with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds what is there
                 self._outbox.claims.flush()
         self._term = self._outbox = None
         campaign, self._own_campaign = self._own_campaign, None

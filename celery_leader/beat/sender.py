@@ -20,7 +20,7 @@ from celery_leader.beat.schedule import ScheduleMixin
 from celery_leader.beat.ticks import StoppedClocks
 from celery_leader.election import Term
 from celery_leader.election.limits import shown, shown_names
-from celery_leader.exceptions import LeadershipLost, LockUnavailable
+from celery_leader.exceptions import LeadershipLost, StoreUnavailable
 from celery_leader.leadership.campaign import Candidate
 from celery_leader.ledger import Claim
 from celery_leader.settings import LeaderSettings
@@ -147,7 +147,7 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
             return super().apply_async(entry, producer=producer, advance=advance, **kwargs)
         try:
             return self._apply_alone(outbox, entry, advance=advance, **kwargs)
-        except (LeadershipLost, LockUnavailable) as lost:  # Celery would take it for a fault of the message
+        except (LeadershipLost, StoreUnavailable) as lost:  # Celery would take it for a fault of the message
             self._stop_sending(lost)
             return None
 

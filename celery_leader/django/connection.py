@@ -23,7 +23,7 @@ from django.db.utils import load_backend
 from celery_leader.backends.session import Session, SessionThread
 from celery_leader.django.options import own_settings, session_statement
 from celery_leader.election.limits import shown
-from celery_leader.exceptions import ConfigurationError, LeaderError, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, LeaderError, StoreUnavailable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -64,7 +64,7 @@ class OwnConnection(Session[str]):
         """Return what *work* returns, called with the alias (``using=``) of the connection, in autocommit.
 
         Raises:
-            LockUnavailable: The database did not answer in time, or with an error. What *work* wrote may or may not
+            StoreUnavailable: The database did not answer in time, or with an error. What *work* wrote may or may not
                 be stored.
             ConfigurationError: The alias is unknown, or can't be used.
         """
@@ -77,7 +77,7 @@ class OwnConnection(Session[str]):
         except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
             what = "refused the login" if _LOGIN_REFUSED.search(cause) else "gave no answer"
-            raise LockUnavailable(f"{self.describe()} {what}: {shown(cause)}{self._cure(cause)}") from error
+            raise StoreUnavailable(f"{self.describe()} {what}: {shown(cause)}{self._cure(cause)}") from error
 
     def _cure(self, cause: str) -> str:
         """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""

@@ -15,7 +15,7 @@ from django.db.models import ExpressionWrapper
 from celery_leader.backends import Admission
 from celery_leader.django.fields import DatabaseNow, UtcDateTimeField
 from celery_leader.django.models import ELECTION_LENGTH, TickEffect
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
+from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -135,7 +135,7 @@ class DjangoEffects:
         try:
             if self._connection.run(_delete_ended) == PRUNED_TOGETHER:
                 self._prune_at = time.monotonic()
-        except LockUnavailable:  # another may have deleted the same rows; they are in nobody's way
+        except StoreUnavailable:  # another may have deleted the same rows; they are in nobody's way
             return
 
 

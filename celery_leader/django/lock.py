@@ -15,7 +15,7 @@ from celery_leader.django.notices import PostgresListener, channel_of, notify
 from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.election.limits import shown
-from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ class DjangoLock:
         """Have *write* done. After it failed, the next one tells nobody: it may be the telling that is refused."""
         try:
             stored = self._connection.run(write)
-        except LockUnavailable:
+        except StoreUnavailable:
             self._is_silent = True
             raise
         self._is_silent = False

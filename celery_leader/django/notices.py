@@ -15,7 +15,7 @@ from django.db import Error, connections
 
 from celery_leader.backends.hints import Hints, Listener
 from celery_leader.django.connection import new_wrapper, second_handle
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -67,7 +67,7 @@ class PostgresListener(Listener):
                 selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)
                 yield partial(_news, wrapper.connection, selector)
         except (Error, OSError) as error:
-            raise LockUnavailable(f"{self._beside.describe()} tells nothing: {error}") from error
+            raise StoreUnavailable(f"{self._beside.describe()} tells nothing: {error}") from error
         finally:
             handle, self._socket = self._socket, None
             if handle:

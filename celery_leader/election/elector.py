@@ -37,7 +37,7 @@ from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
 from celery_leader.election.reports import Reports
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust, next_token
-from celery_leader.exceptions import LeaseExpired, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class LeaderElector:
         self._end_if_expired(started)
         try:
             stored = self._attempt()
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             self._reports.failed(error, self.trust, self._clock.monotonic())
             self._reports.leads(self.get_leader())
             return False
@@ -327,10 +327,12 @@ class LeaderElector:
     def _write(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
         try:
             return self.lock.create(record) if previous is None else self.lock.update(record, previous)
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             return self._read_back(record, previous, error)
 
-    def _read_back(self, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable) -> StoredRecord:
+    def _read_back(
+        self, record: ElectionRecord, previous: StoredRecord | None, error: StoreUnavailable
+    ) -> StoredRecord:
         """Find out whether a write without an answer happened: only if the store holds it, and did not before.
 
         Our name and token alone don't tell: an earlier renewal's record has them too, and followers measure from
@@ -338,7 +340,7 @@ class LeaderElector:
         """
         try:
             stored = self._look()
-        except (LockUnavailable, RecordNotFound):
+        except (StoreUnavailable, RecordNotFound):
             raise error from None
         if stored.record != record or (previous is not None and stored.version == previous.version):
             raise error
@@ -357,7 +359,7 @@ class LeaderElector:
                 return False
             except RecordConflict:
                 logger.debug("Election %r: the record changed during its release", self.config.name)
-            except LockUnavailable as error:
+            except StoreUnavailable as error:
                 self._reports.failed(error, self.trust, self._clock.monotonic())
             previous = None
         return False

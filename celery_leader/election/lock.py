@@ -43,7 +43,7 @@ class Lock(Protocol):
         Raises:
             RecordNotFound: The store answered that there is none.
             RecordDamaged: There is something else, or a record that can't be read. It is left as it is.
-            LockUnavailable: There was no answer. This is *not* "not found".
+            StoreUnavailable: There was no answer. This is *not* "not found".
         """
         ...
 
@@ -52,7 +52,7 @@ class Lock(Protocol):
 
         Raises:
             RecordConflict: There is one (or something else) already; it is left as it is.
-            LockUnavailable: There was no answer; it may or may not have been stored.
+            StoreUnavailable: There was no answer; it may or may not have been stored.
         """
         ...
 
@@ -61,7 +61,7 @@ class Lock(Protocol):
 
         Raises:
             RecordConflict: The store holds something else, or nothing; it is left as it is.
-            LockUnavailable: There was no answer; it may or may not have been replaced.
+            StoreUnavailable: There was no answer; it may or may not have been replaced.
         """
         ...
 

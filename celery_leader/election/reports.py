@@ -10,7 +10,7 @@ from celery_leader.election.config import ElectionConfig
 from celery_leader.election.limits import shown
 from celery_leader.election.observers import Observer, Observers
 from celery_leader.election.term import Candidacy, StopReason, Term, Trust
-from celery_leader.exceptions import LockUnavailable, RecordDamaged
+from celery_leader.exceptions import RecordDamaged, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Reports:
 
     # -- wrong states ------------------------------------------------------------------------------------------
 
-    def failed(self, error: LockUnavailable, trust: Trust | None, now: float) -> None:
+    def failed(self, error: StoreUnavailable, trust: Trust | None, now: float) -> None:
         """The store did not answer at *now*. A leader says each time how much of its *trust* is left."""
         complaint = f"{type(error).__name__}: {error}"
         lasted = self._silent_store.due(now)

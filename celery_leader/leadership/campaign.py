@@ -19,7 +19,7 @@ from celery_leader.election import (
     Trust,
     new_identity,
 )
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.cell import Cell
 from celery_leader.settings import LeaderSettings
@@ -49,7 +49,7 @@ def check_backend(settings: LeaderSettings, app_name: str | None) -> None:
     backend = backend_of(settings, app_name)
     try:
         backend.check()
-    except LockUnavailable as error:
+    except StoreUnavailable as error:
         logger.warning("Nobody can be elected for now: %s", error)  # which names the store
     finally:
         backend.close()

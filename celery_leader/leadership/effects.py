@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from celery_leader.backends import Admission, Effects, TransactionalEffects
-from celery_leader.exceptions import ConfigurationError, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership.campaign import backend_of
 from celery_leader.settings import LeaderSettings
 
@@ -44,7 +44,7 @@ class TickGuard:
         """Claim a tick; see :meth:`celery_leader.backends.Effects.begin`. A second try is made at once.
 
         Raises:
-            LockUnavailable: There was no answer to either.
+            StoreUnavailable: There was no answer to either.
         """
         return _twice(partial(self._effects.begin, task_id, owner, seconds))
 
@@ -85,7 +85,7 @@ class TickGuard:
                         "Give @once_per_tick a longer timeout.", task_id,
                     )  # fmt: skip
                 return
-            except LockUnavailable as error:
+            except StoreUnavailable as error:
                 if time.monotonic() + PAUSE > deadline:
                     logger.error(  # noqa: TRY400  # the message says it all
                         "Tick %s is done, which could not be noted within %.0f s: %s. A message of it that comes after "
@@ -97,7 +97,7 @@ class TickGuard:
     def _release(self, task_id: str, owner: str) -> None:
         try:
             _twice(partial(self._effects.release, task_id, owner))
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             logger.warning("Tick %s can't be tried again before its claim has ended: %s", task_id, error)
 
 
@@ -105,7 +105,7 @@ def _twice(call: Callable[[], T]) -> T:
     """Return what *call* returns, tried again at once: a connection that was idle for long may have been cut."""
     try:
         return call()
-    except LockUnavailable as error:
+    except StoreUnavailable as error:
         logger.debug("Asked again, because %s", error)
         return call()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from celery_leader.election import Lock, StoredRecord
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.exceptions import RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class LeaderFromOutside:
             stored = self._lock.get()
         except RecordNotFound:
             return ""
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             logger.debug("%s: who leads can't be told: %s", self._lock.describe(), error)
             return None
         before, self._seen = self._seen, stored

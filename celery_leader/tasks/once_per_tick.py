@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar, overload
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
+from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.leadership.effects import TickGuard, guard_of
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
@@ -153,7 +153,7 @@ class _Run:
             guard.require_transactions()
         try:
             admission = guard.begin(self._tick, self._owner, self._claim_time())
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             self._put_off(LONGEST_PAUSE, f"whether it was done is not known: {error}")
         if admission.is_done:
             logger.info("%s[%s] dropped: this tick was done", self._task.name, self._request.id)

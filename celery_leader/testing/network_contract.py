@@ -10,7 +10,7 @@ from itertools import product
 from types import MappingProxyType
 
 from celery_leader.election import ElectionConfig, LeaderElector, Lock, Term
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.ledger import Ledger
 from celery_leader.testing.contests import raises
 from celery_leader.testing.doubles import FakeClock
@@ -121,7 +121,7 @@ class NetworkedLockContract(_Networked):
             stored = lock.create(sample_record())
             for number in range(3):
                 proxy.cut()
-                with suppress(LockUnavailable):
+                with suppress(StoreUnavailable):
                     assert lock.get() == stored
                 stored = lock.update(sample_record(leader_transitions=number), stored)
         assert self.make_lock().get() == stored
@@ -182,7 +182,7 @@ class NetworkedLedgerContract(_Networked):
             ledger.open(1)
             for second in range(3):
                 proxy.cut()
-                with suppress(LockUnavailable):
+                with suppress(StoreUnavailable):
                     ledger.confirm(1, [])
                 assert list(ledger.claim(1, [sample_claim("a", second)])) == [True]
 
@@ -212,6 +212,6 @@ class NetworkedLedgerContract(_Networked):
 def _unanswered(call: Callable[[], object]) -> None:
     """Fail unless *call* tells, in time, that it got no answer."""
     begun = time.monotonic()
-    raises(LockUnavailable, call)
+    raises(StoreUnavailable, call)
     taken = time.monotonic() - begun
     assert taken < TIMEOUT + SLACK, f"{call} took {taken:.2f} s; it may take {TIMEOUT}"

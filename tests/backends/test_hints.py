@@ -11,7 +11,7 @@ import pytest
 
 from celery_leader.backends import hints
 from celery_leader.backends.hints import Hints, Listener
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Refused(Listener):
         yield
 
 
-@pytest.mark.parametrize("error", [LockUnavailable("down"), RuntimeError("bug")], ids=repr)
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), RuntimeError("bug")], ids=repr)
 def test_a_store_without_subscriptions_is_asked_ever_less(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """The thread goes on, and the pauses grow up to a limit."""
     monkeypatch.setattr(hints, "RESUBSCRIBE_DELAY", 0.01)

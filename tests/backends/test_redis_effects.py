@@ -9,7 +9,7 @@ import redis
 
 from celery_leader.backends import open_backend
 from celery_leader.backends.redis import RedisEffects
-from celery_leader.exceptions import LockUnavailable, RecordDamaged
+from celery_leader.exceptions import RecordDamaged, StoreUnavailable
 from celery_leader.testing.effects_contract import LONG, TICK, EffectsContract
 from tests.servers import RedisServer
 from tests.waiting import eventually
@@ -81,7 +81,7 @@ def test_a_server_that_is_away_gives_no_answer(own_server: RedisServer) -> None:
     effects = open_backend(own_server.url, timeout=0.5).effects()
     effects.begin(TICK, "a", LONG)
     own_server.stop()
-    with pytest.raises(LockUnavailable):
+    with pytest.raises(StoreUnavailable):
         effects.begin(TICK, "b", LONG)
     own_server.start()
     effects.close()

@@ -14,7 +14,7 @@ import trustme
 
 from celery_leader.backends import open_backend
 from celery_leader.election import ElectionConfig, LeaderElector
-from celery_leader.exceptions import ConfigurationError, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.testing import FakeClock, LedgerContract, LockContract, Proxy, sample_claim, sample_record
 from tests.backends.made import Made
 from tests.servers import HOST, Certificates, RedisCluster, RedisServer, SentinelServer
@@ -36,11 +36,11 @@ RIGHTS = (
 
 
 def in_time(call: Callable[[], Any]) -> Any:
-    """What *call* returned, or the LockUnavailable that it raised; it must not outlast its bound."""
+    """What *call* returned, or the StoreUnavailable that it raised; it must not outlast its bound."""
     begun = time.monotonic()
     try:
         return call()
-    except LockUnavailable as error:
+    except StoreUnavailable as error:
         return error
     finally:
         assert time.monotonic() - begun < TIMEOUT + SLACK
@@ -111,14 +111,14 @@ class TestTls:
         backend = open_backend(secure_server.url)
         with closing(backend.lock("default")) as lock, closing(backend.ledger("default")) as ledger:
             for call in (backend.check, lock.get, partial(ledger.open, 1)):
-                with pytest.raises(LockUnavailable, match="certificate verify failed"):
+                with pytest.raises(StoreUnavailable, match="certificate verify failed"):
                     call()
 
     def test_a_wrong_password_is_no_answer(self, secure_server: RedisServer, certificates: Certificates) -> None:
         """And it is not shown."""
         options = {"ssl_ca_certs": certificates.authority, "username": "leader", "password": "guessed"}
         lock = open_backend(secure_server.url, options=options).lock("default")
-        with pytest.raises(LockUnavailable, match="(?i)refused the login: invalid username-password pair") as caught:
+        with pytest.raises(StoreUnavailable, match="(?i)refused the login: invalid username-password pair") as caught:
             lock.get()
         assert "guessed" not in str(caught.value)
         assert str(caught.value).endswith(". Correct user and password in leader_backend")
@@ -132,7 +132,7 @@ class TestTls:
             lock = open_backend(url, timeout=TIMEOUT).lock("default")
             for harm in (proxy.fall_silent, partial(proxy.trickle, TIMEOUT / 8)):
                 harm()
-                assert isinstance(in_time(lock.get), LockUnavailable)
+                assert isinstance(in_time(lock.get), StoreUnavailable)
                 proxy.heal()
             assert lock.create(sample_record()) == lock.get()
             lock.close()
@@ -143,7 +143,7 @@ def test_forbidden_commands_are_no_answer(secure_server: RedisServer, certificat
     assert secure_server.command_line("ACL SETUSER reader on >pw -@all +get ~*") == b"+OK\r\n"
     options = {"ssl_ca_certs": certificates.authority, "username": "reader", "password": "pw"}
     lock = open_backend(secure_server.url, options=options).lock("other")
-    with pytest.raises(LockUnavailable, match=r"(?i)no permissions? to (run|access).*evalsha"):
+    with pytest.raises(StoreUnavailable, match=r"(?i)no permissions? to (run|access).*evalsha"):
         lock.create(sample_record())
     lock.close()
 
@@ -232,7 +232,7 @@ class TestSentinel:
             alone = open_backend(deaf, timeout=TIMEOUT, options=options).lock("default")
             for harm in (proxy.fall_silent, partial(proxy.trickle, TIMEOUT / 8)):
                 harm()
-                assert isinstance(in_time(alone.get), LockUnavailable)
+                assert isinstance(in_time(alone.get), StoreUnavailable)
             for each in (lock, alone):
                 each.close()
 
@@ -285,12 +285,12 @@ class TestClusterLock(Clustered, LockContract):
         try:
             fresh = self.make_at(self.url, timeout=TIMEOUT)
             for call in (lock.get, fresh.get, partial(lock.update, sample_record(), stored), fresh.get, lock.get):
-                assert isinstance(in_time(call), LockUnavailable)
+                assert isinstance(in_time(call), StoreUnavailable)
             assert in_time(other.get).record.holder_identity == "other"
         finally:
             node.resume()
         eventually(self.cluster.is_whole, 20, interval=0.1, what="the cluster is whole again")
-        found = eventually(lock.get, ignore=LockUnavailable)
+        found = eventually(lock.get, ignore=StoreUnavailable)
         assert found.record == stored.record
 
     def _elsewhere(self) -> Any:
@@ -309,10 +309,10 @@ class TestClusterLock(Clustered, LockContract):
         node.kill()
         try:
             for _ in range(3):
-                assert isinstance(in_time(lock.get), LockUnavailable)
+                assert isinstance(in_time(lock.get), StoreUnavailable)
         finally:
             node.start()
-        assert eventually(lock.get, 20, ignore=LockUnavailable) == stored
+        assert eventually(lock.get, 20, ignore=StoreUnavailable) == stored
         eventually(self.cluster.is_whole, 20, interval=0.1, what="the cluster is whole again")
 
 
@@ -371,7 +371,7 @@ class TestClusterUrl:
             lock = backend.lock("remapped")
             lock.create(sample_record())
             proxies[cluster.owner("celery-leader:{remapped}:record").port].fall_silent()
-            assert isinstance(in_time(lock.get), LockUnavailable)
+            assert isinstance(in_time(lock.get), StoreUnavailable)
             lock.close()
 
     def test_a_key_on_its_way_is_found(self, cluster: RedisCluster) -> None:

@@ -19,9 +19,9 @@ from celery_leader.backends import open_backend
 from celery_leader.backends.redis.client import RedisClient
 from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import (
-    LockUnavailable,
     RecordConflict,
     RecordNotFound,
+    StoreUnavailable,
 )
 from celery_leader.testing import (
     Proxy,
@@ -66,7 +66,7 @@ def test_threads_that_wait_in_vain_end(server: RedisServer) -> None:
         lock = open_backend(f"redis://{host}:{port}", timeout=0.3).lock("default")
         proxy.trickle(0.1)
         for _ in range(4):
-            with pytest.raises(LockUnavailable, match="within 0.3 s"):
+            with pytest.raises(StoreUnavailable, match="within 0.3 s"):
                 lock.get()
         eventually(lambda: waiting() <= before, 5, what="the threads ended, though answers still trickle")
     lock.close()
@@ -80,7 +80,7 @@ def test_what_waits_for_a_name_is_not_done_late(
     lock = backend_of(server, 0.3).lock("default")
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: (answer.wait(60), look_up(*args, **kwargs))[1])
-        with pytest.raises(LockUnavailable, match=r"within 0\.3 s"):
+        with pytest.raises(StoreUnavailable, match=r"within 0\.3 s"):
             lock.create(sample_record())
         assert len(waiting() - before) == 1
         answer.set()
@@ -129,7 +129,7 @@ def test_a_server_that_is_away_is_no_answer(own_server: RedisServer) -> None:
     backend = backend_of(own_server)
     lock, ledger = backend.lock("default"), backend.ledger("default")
     for call in (lock.get, lambda: lock.create(sample_record()), lambda: ledger.open(1), backend.check):
-        with pytest.raises(LockUnavailable, match="did not answer"):
+        with pytest.raises(StoreUnavailable, match="did not answer"):
             call()
     own_server.start()
     with pytest.raises(RecordNotFound):
@@ -146,7 +146,7 @@ def test_a_restarted_server_is_used_again(own_server: RedisServer, empty: bool) 
     lock = backend_of(own_server).lock("default")
     stored = lock.create(sample_record())
     own_server.restart(empty=empty)
-    with suppress(LockUnavailable, RecordNotFound):  # the old connection may be noticed to be gone only now
+    with suppress(StoreUnavailable, RecordNotFound):  # the old connection may be noticed to be gone only now
         lock.get()
     if empty:
         with pytest.raises(RecordConflict):
@@ -176,7 +176,7 @@ def test_a_hung_server_holds_no_call_longer_than_it_may(own_server: RedisServer)
     try:
         for call in calls:
             begun = time.monotonic()
-            with pytest.raises(LockUnavailable):
+            with pytest.raises(StoreUnavailable):
                 call()
             assert time.monotonic() - begun < timeout + 0.3
         begun = time.monotonic()
@@ -204,7 +204,7 @@ def test_hints_come_back_after_a_restart(own_server: RedisServer) -> None:
     threading.Thread(target=listen, daemon=True).start()
 
     def change() -> bool:
-        with suppress(LockUnavailable):
+        with suppress(StoreUnavailable):
             try:
                 stored = leader.create(sample_record())
             except RecordConflict:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from celery_leader.backends.session import Session, SessionThread
-from celery_leader.exceptions import LockUnavailable, RecordConflict
+from celery_leader.exceptions import RecordConflict, StoreUnavailable
 from tests.waiting import eventually
 
 TIMEOUT = 0.4
@@ -68,7 +68,7 @@ def test_each_of_several_callers_waits_no_longer_than_it_may() -> None:
 
     def call(work: Any) -> None:
         begun = time.monotonic()
-        with pytest.raises((LockUnavailable, OSError), match=r"did not answer within 0\.4 s|cut off"):
+        with pytest.raises((StoreUnavailable, OSError), match=r"did not answer within 0\.4 s|cut off"):
             session.ask(work)
         lasted.append(time.monotonic() - begun)
 

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from tests.beat.conftest import Fleet
 from tests.databases import emptied
 
@@ -99,7 +99,7 @@ def test_a_claim_whose_answer_is_lost_is_sent_once(fleet: Fleet) -> None:
 
     def lose_the_answer(*args: Any) -> Any:
         claim(*args)
-        raise LockUnavailable("the answer was lost")
+        raise StoreUnavailable("the answer was lost")
 
     with mock.patch.object(ledger, "claim", lose_the_answer), mock.patch("celery_leader.beat.claims._ASK_AGAIN", 0):
         leader.scheduler.tick()

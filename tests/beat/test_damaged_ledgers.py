@@ -133,7 +133,7 @@ def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the ledger answers again it refuses the claim. Nothing fails for it, and the others are written."""
-    from celery_leader.exceptions import LockUnavailable
+    from celery_leader.exceptions import StoreUnavailable
 
     def refuse(claims: Any) -> None:
         if any(claim.tick.entry == "bad" for claim in claims):
@@ -141,7 +141,7 @@ def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
 
     fleet.schedule = {**EVERY_TEN, "bad": {"task": "t.bad", "schedule": 10.0}}
     leader = fleet.machine()
-    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
         leader.lead()
         leader.tick_until_idle()

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
-from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
+from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable
 from celery_leader.ledger import Claim
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
 from tests.servers import free_port
@@ -169,7 +169,7 @@ def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(fleet: Fleet) ->
     leader = fleet.machine()
     leader.lead()
     leader.tick_until_idle()
-    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
         fleet.wall.advance(10)
         leader.tick_until_idle()
@@ -186,7 +186,7 @@ def test_a_beat_that_ends_asks_a_silent_store_once_more(fleet: Fleet) -> None:
     leader = fleet.machine()
     leader.lead()
     leader.tick_until_idle()
-    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     fleet.wall.advance(10)
     with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
         leader.tick_until_idle()
@@ -206,7 +206,7 @@ def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(fleet: Fleet) 
     assert not leader.scheduler.is_busy
     outbox = leader.scheduler._outbox
     assert outbox
-    silence = mock.Mock(side_effect=LockUnavailable("no answer"))
+    silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     fleet.wall.advance(10)
     with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
         leader.tick_until_idle()
@@ -308,7 +308,7 @@ def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> 
 
     def too_late(*_: Any) -> None:
         first.resign()
-        raise LockUnavailable("no answer")
+        raise StoreUnavailable("no answer")
 
     with mock.patch.object(fleet.ledger, "claim", too_late):
         first.scheduler.tick()

@@ -14,7 +14,7 @@ from django.db import connections
 
 from celery_leader.backends import open_backend
 from celery_leader.django.models import Election, PeriodicRun
-from celery_leader.exceptions import ConfigurationError, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from tests.databases import database, variant
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def test_a_missing_migration_is_told(tmp_path: Path, backend_of: Callable[..., A
         cure = "manage.py migrate celery_leader --database unmigrated"
         with pytest.raises(ConfigurationError, match=f"lacks the table celery_leader_election.*{cure}"):
             backend.check()
-        with pytest.raises(LockUnavailable, match="no such table"):
+        with pytest.raises(StoreUnavailable, match="no such table"):
             backend.lock().get()
         call_command("migrate", "celery_leader", database=alias, verbosity=0)
         backend.check()

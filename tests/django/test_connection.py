@@ -15,7 +15,7 @@ from django.db import connections, transaction
 from celery_leader.backends import open_backend
 from celery_leader.django.connection import _LOGIN_REFUSED
 from celery_leader.django.models import Election
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.exceptions import RecordNotFound, StoreUnavailable
 from celery_leader.testing import sample_claim, sample_record
 from tests.databases import variant
 from tests.django.conftest import own_threads, race, takeover
@@ -254,7 +254,7 @@ def test_costs_one_statement_a_call(alias: str, backend_of: Callable[..., Any]) 
 
 def test_a_refused_login_is_said(server_alias: str, backend_of: Callable[..., Any]) -> None:
     """The database is there: to start it would not help."""
-    said = pytest.raises(LockUnavailable, match="refused the login: ")
+    said = pytest.raises(StoreUnavailable, match="refused the login: ")
     with variant(server_alias, USER="nobody_of_that_name", PASSWORD="wrong") as other, said:
         backend_of(other).lock().get()
 

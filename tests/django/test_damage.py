@@ -13,10 +13,10 @@ from django.db import OperationalError, connections
 from celery_leader.django.models import Election, LedgerTerm, PeriodicRun, TickEffect
 from celery_leader.exceptions import (
     LeadershipLost,
-    LockUnavailable,
     RecordConflict,
     RecordDamaged,
     RecordNotFound,
+    StoreUnavailable,
     UnstorableClaim,
 )
 from celery_leader.testing import sample_claim, sample_record
@@ -280,7 +280,7 @@ def test_a_character_that_a_column_lacks_is_an_answer(
 
     monkeypatch.setattr(ledger, "_write", refuse)
     for call in (ledger.claim, ledger.restore):
-        with pytest.raises(UnstorableClaim if is_answer else LockUnavailable, match="Incorrect string value"):
+        with pytest.raises(UnstorableClaim if is_answer else StoreUnavailable, match="Incorrect string value"):
             call(1, [sample_claim()])
 
 

@@ -12,7 +12,7 @@ import pytest
 from django.db import connections, transaction
 
 from celery_leader.django.models import Fence, LedgerTerm, PeriodicRun
-from celery_leader.exceptions import LeadershipLost, LockUnavailable
+from celery_leader.exceptions import LeadershipLost, StoreUnavailable
 from celery_leader.ledger import Claim, Tick
 from celery_leader.testing import sample_claim
 from tests.waiting import eventually
@@ -142,7 +142,7 @@ def test_waits_no_longer_than_it_may(server_alias: str, backend_of: Callable[...
     with transaction.atomic(using=server_alias):
         LedgerTerm.objects.using(server_alias).select_for_update().get()
         begun = time.monotonic()
-        with pytest.raises(LockUnavailable):
+        with pytest.raises(StoreUnavailable):
             ledger.claim(1, [sample_claim()])
         assert time.monotonic() - begun < 1.5
     assert ledger.open(1) == {}
@@ -161,7 +161,7 @@ def test_a_process_that_stops_in_a_transaction_blocks_nobody_for_ever(
             LedgerTerm.objects.using(using).select_for_update().get()
             go_on.wait(30)
 
-    with pytest.raises(LockUnavailable):
+    with pytest.raises(StoreUnavailable):
         stuck._connection.run(stop)
     try:
         other.open(2)

@@ -14,7 +14,7 @@ from django.db import connections
 from celery_leader.backends import open_backend
 from celery_leader.django.models import Election, Fence
 from celery_leader.django.notices import channel_of
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordConflict
+from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.testing import sample_record
 from tests.databases import variant
 from tests.django.conftest import takeover
@@ -218,11 +218,11 @@ def test_a_database_that_refuses_to_tell_elects_all_the_same(pg: str, backend_of
     try:
         with variant(pg, OPTIONS={"options": "-c search_path=broken,pg_catalog,public"}) as alias:
             lock = backend_of(alias).lock()
-            with pytest.raises(LockUnavailable, match="too many notifications"):
+            with pytest.raises(StoreUnavailable, match="too many notifications"):
                 lock.create(sample_record())
             stored = lock.create(sample_record())
             stored = lock.update(stored.record, stored)
-            with pytest.raises(LockUnavailable, match="too many notifications"):
+            with pytest.raises(StoreUnavailable, match="too many notifications"):
                 lock.update(released(stored), stored)
             assert lock.get() == stored
             stored = lock.update(released(stored), stored)

@@ -12,7 +12,7 @@ import pytest
 from django.db import connections, transaction
 
 from celery_leader.django.models import Fence
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import (
     EffectsContract,
     LedgerContract,
@@ -160,7 +160,7 @@ def test_nothing_of_ours_stays_in_a_session(
 def test_a_pooler_that_refuses_limits_is_told_of(alias: str, backend_of: Callable[..., Any]) -> None:
     """As PgBouncer does from the start; the message names the cure."""
     lock = backend_of(alias, options={"listen": False}).lock()
-    with pytest.raises(LockUnavailable, match=r"unsupported startup parameter.*\"server_timeouts\": False"):
+    with pytest.raises(StoreUnavailable, match=r"unsupported startup parameter.*\"server_timeouts\": False"):
         lock.get()
 
 
@@ -189,9 +189,9 @@ def test_a_pooler_can_end_a_transaction_that_stands_still(
         stored = lock.create(sample_record())
         transaction.set_autocommit(False, using=alias)
         assert Fence.objects.using(alias).select_for_update().get()
-        with pytest.raises(LockUnavailable, match="within"):
+        with pytest.raises(StoreUnavailable, match="within"):
             lock.update(takeover(stored), stored)
-        eventually(lambda: lock.update(takeover(stored), stored), ignore=LockUnavailable)
+        eventually(lambda: lock.update(takeover(stored), stored), ignore=StoreUnavailable)
 
 
 def test_listening_through_it_brings_no_news_and_no_complaints(

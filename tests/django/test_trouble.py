@@ -9,7 +9,7 @@ import pytest
 from django.db import connections, transaction
 
 from celery_leader.django.models import Election, Fence
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import sample_claim, sample_record
 from tests.django.conftest import own_threads
 from tests.waiting import eventually
@@ -82,14 +82,14 @@ class TestTrouble:
         of_ledger = (lambda: ledger.claim(1, [sample_claim()]), lambda: late_ledger.open(1))
         for call in (*of_lock, *of_ledger):
             begun = time.monotonic()
-            with pytest.raises(LockUnavailable, match=f"django-db://{server_alias}"):
+            with pytest.raises(StoreUnavailable, match=f"django-db://{server_alias}"):
                 call()
             assert time.monotonic() - begun < TIMEOUT + SLACK
         server.resume()
-        found = eventually(lock.get, ignore=LockUnavailable)
+        found = eventually(lock.get, ignore=StoreUnavailable)
         assert found.record == stored.record
         lock.update(found.record, found)
-        assert dict(eventually(lambda: [ledger.open(1)], ignore=LockUnavailable)[0]) == {}
+        assert dict(eventually(lambda: [ledger.open(1)], ignore=StoreUnavailable)[0]) == {}
 
     def test_threads_that_wait_in_vain_end(
         self, server_alias: str, server: DatabaseServer, backend_of: Callable[..., Any]
@@ -99,7 +99,7 @@ class TestTrouble:
         lock.create(sample_record())
         server.pause()
         for _ in range(4):
-            with pytest.raises(LockUnavailable):
+            with pytest.raises(StoreUnavailable):
                 lock.get()
         eventually(lambda: not own_threads(), 10, what="the threads ended, though the server still hangs")
 
@@ -112,7 +112,7 @@ class TestTrouble:
         connections[server_alias].close()
         server.kill()
         try:
-            with pytest.raises(LockUnavailable, match=rf"django-db://{server_alias} gave no answer: .*(refused|111)"):
+            with pytest.raises(StoreUnavailable, match=rf"django-db://{server_alias} gave no answer: .*(refused|111)"):
                 lock.get()
         finally:
             server.start()
@@ -127,7 +127,7 @@ class TestTrouble:
             Fence.objects.using(sqlite_alias).update(token=1)
             assert lock.get() == stored
             begun = time.monotonic()
-            with pytest.raises(LockUnavailable, match="locked"):
+            with pytest.raises(StoreUnavailable, match="locked"):
                 lock.update(stored.record, stored)
             assert time.monotonic() - begun < TIMEOUT + SLACK
         lock.update(stored.record, stored)

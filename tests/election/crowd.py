@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, ElectorThread, LeaderElector, SystemClock
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,10 +56,10 @@ class Unsteady:
         fate = self._random.random()
         time.sleep(self._random.uniform(0, 0.003))
         if fate < 0.05 or CLOCK.monotonic() < self._cut_off_until:
-            raise LockUnavailable("lost on the way")
+            raise StoreUnavailable("lost on the way")
         answer = call()
         if fate < 0.10:
-            raise LockUnavailable("lost on the way back")
+            raise StoreUnavailable("lost on the way back")
         if fate > 0.97:  # longer than the trust that it gives, and perhaps than the lease
             time.sleep(self._random.uniform(0.4, 1.2))
         return answer

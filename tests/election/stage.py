@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from celery_leader.election import ElectionConfig, ElectionRecord, LeaderElector, StopReason, StoredRecord, Term
-from celery_leader.exceptions import LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 from celery_leader.testing import FakeClock, ScriptedLock
 
 ME, BING = "baz/1/a", "bing/2/b"
@@ -37,7 +37,7 @@ NAMES = {ME: "me", BING: "bing", "": "nobody"}
 # -- what a store answers ----------------------------------------------------------------------------------------
 
 NONE = RecordNotFound("none")
-DOWN = LockUnavailable("timeout")
+DOWN = StoreUnavailable("timeout")
 DAMAGED = RecordDamaged("not JSON")
 CONFLICT = RecordConflict("changed")
 OK = ScriptedLock.STORED
@@ -144,4 +144,4 @@ class Stage:
 
     def _lose(self, record: ElectionRecord, previous: StoredRecord | None = None) -> StoredRecord:
         self._store(record)
-        raise LockUnavailable("timeout")
+        raise StoreUnavailable("timeout")

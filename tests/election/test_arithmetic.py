@@ -9,7 +9,7 @@ import pytest
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import ElectionConfig, LeaderElector, StoredRecord
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import FakeClock
 
 DEFAULTS, FAST, DISTANT = (15.0, 10.0, 2.0), (3.0, 2.0, 0.4), (60.0, 40.0, 8.0)
@@ -34,7 +34,7 @@ class Outage(MemoryLock):
     def _suffer(self) -> None:
         if self._begin <= self._clock.monotonic() < self._end:
             self._clock.advance(self._hangs_for)
-            raise LockUnavailable("away")
+            raise StoreUnavailable("away")
 
 
 def candidate(timing: tuple[float, float, float], lock: MemoryLock, clock: FakeClock, name: str = "a", seed: int = 0):

@@ -93,7 +93,7 @@ def test_an_outage_is_the_reason_of_a_term_that_ran_out(stage: Stage, caplog: py
     caplog.clear()
     stage.attempt(get(DOWN), wait=DEADLINE)
     text = next(text for text in lines(caplog, logging.WARNING) if "stopped leading" in text)
-    assert "its trust ran out 2.0 s ago, because no renewal succeeded (LockUnavailable: timeout)" in text
+    assert "its trust ran out 2.0 s ago, because no renewal succeeded (StoreUnavailable: timeout)" in text
 
 
 def test_a_pause_is_the_reason_of_a_term_that_ran_out(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
@@ -166,7 +166,7 @@ def test_a_silent_store_is_said_once_a_minute(
 def test_its_return_is_said(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     """With how long it was away."""
     stage.attempt(get(DOWN))
-    assert stage.elector.trouble == "LockUnavailable: timeout"
+    assert stage.elector.trouble == "StoreUnavailable: timeout"
     stage.attempt(get(DOWN), wait=150)
     caplog.clear()
     stage.attempt(get(held()))

@@ -12,14 +12,14 @@ import pytest
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, LeaderElector, SystemClock
 from celery_leader.election.runner import join
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import sample_record
 from tests.election.running import FAST, SLOW, Harmful, Make, Uninterruptible, holder, leads
 from tests.waiting import eventually
 
 
 @pytest.mark.parametrize(
-    "error", [LockUnavailable("down"), OSError("reset"), RuntimeError("bug"), SystemExit(1)], ids=repr
+    "error", [StoreUnavailable("down"), OSError("reset"), RuntimeError("bug"), SystemExit(1)], ids=repr
 )
 def test_no_error_of_the_lock_ends_the_thread(threads: Make, error: BaseException) -> None:
     """It contends until it is stopped: before it led, while it leads, and after (M12)."""

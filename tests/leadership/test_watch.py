@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from celery_leader.election import ElectionRecord, StoredRecord
-from celery_leader.exceptions import LockUnavailable, RecordNotFound
+from celery_leader.exceptions import RecordNotFound, StoreUnavailable
 from celery_leader.leadership.watch import LeaderFromOutside, Watch
 from celery_leader.testing import ScriptedLock, sample_record
 from tests.waiting import eventually
@@ -45,7 +45,7 @@ def test_a_vacant_record_has_none() -> None:
 
 def test_a_silent_store_tells_nothing() -> None:
     """Neither that somebody leads nor that nobody does."""
-    down = LockUnavailable("x")
+    down = StoreUnavailable("x")
     assert looks(down, stored(1), down, stored(1), stored(1)) == [None, None, None, "", ""]
 
 

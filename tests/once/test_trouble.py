@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_leader.backends.memory import MemoryEffects
-from celery_leader.exceptions import ConfigurationError, LockUnavailable
+from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership import effects as guards
 from celery_leader.tasks import once_per_tick
 from celery_leader.tasks.once_per_tick import SHORTEST_PAUSE
@@ -32,7 +32,7 @@ class Unavailable:
         self.left -= 1
         if self.only_the_answer:
             self._real(*arguments)
-        raise LockUnavailable("store away")
+        raise StoreUnavailable("store away")
 
 
 def test_an_answer_that_was_lost_is_asked_for_again(
@@ -51,7 +51,7 @@ def test_a_store_that_does_not_answer_puts_the_tick_off(
 ) -> None:
     """It is neither run blindly nor lost."""
     runs = Runs(app, acks_late=acks_late)
-    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(LockUnavailable("store away")))
+    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(StoreUnavailable("store away")))
     assert is_dropped(deliver(runs.task))
     assert runs.count == 0
     monkeypatch.undo()

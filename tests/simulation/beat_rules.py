@@ -6,7 +6,7 @@ import bisect
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordNotFound
+from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,7 +96,7 @@ class BeatRules:
     def was_answered(self, node: Node, name: str, claims: Sequence[Claim], answer: Any) -> None:
         """Note what *node* learned from a call: an answer, or the error that was raised."""
         life = node, node.identity
-        self._silent[life] = isinstance(answer, (LockUnavailable, RecordNotFound))
+        self._silent[life] = isinstance(answer, (StoreUnavailable, RecordNotFound))
         basis = self._basis.setdefault(life, set())
         if name == "open" and not isinstance(answer, Exception):
             basis |= {claim.task_id for claim in answer.values() if not claim.sent}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_leader.election.term import next_token
-from celery_leader.exceptions import LockUnavailable, RecordDamaged
+from celery_leader.exceptions import RecordDamaged, StoreUnavailable
 from tests.simulation.fibers import DRAIN_POLL, Fiber, current
 from tests.simulation.network import Outcome
 from tests.simulation.node import Node, NodeClock
@@ -70,7 +70,7 @@ class _Desk:
         node.story.append((name, how, type(outcome.error)))
         if how != "answer":
             node.unknown_writes += outcome.applied and is_write
-            raise (RecordDamaged if how == "fail" else LockUnavailable)(how)
+            raise (RecordDamaged if how == "fail" else StoreUnavailable)(how)
         if outcome.error:
             raise outcome.error
         return outcome.value

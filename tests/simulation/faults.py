@@ -16,7 +16,7 @@ F8   reply lost after commit                                ``lost_replies``
 F9   reply delayed past the lease                           ``slow_replies``
 F10  request applied late, after a newer term               ``late_requests``
 F11  a request delivered twice                              ``doubled_requests``
-F12  errors of the store                                    ``errors``; locks turn all kinds into ``LockUnavailable``
+F12  errors of the store                                    ``errors``; locks turn all kinds into ``StoreUnavailable``
                                                             or ``RecordDamaged`` (``LockContract``, backends' tests)
 F13  partitions of one, of all, of writes only              ``partitions``, ``outages``
 F14  record deleted or blanked by an operator               ``World.lose_data``

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_leader.election import StoredRecord
-from celery_leader.exceptions import LeadershipLost, LockUnavailable, RecordConflict, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 from tests.simulation.fibers import current
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Network:
         """Send, wait for the reply no longer than the caller's bound, and hand out what came.
 
         Raises:
-            LockUnavailable: No reply came, or one that tells nothing.
+            StoreUnavailable: No reply came, or one that tells nothing.
         """
         fiber = current()
         node = fiber.node
@@ -103,7 +103,7 @@ class Network:
             return outcome.value
         self.world.note(node, name, reply)
         node.unknown_writes += outcome.applied and is_write
-        raise (RecordDamaged if self.random.random() < 0.1 else LockUnavailable)(f"simulated: {reply}")
+        raise (RecordDamaged if self.random.random() < 0.1 else StoreUnavailable)(f"simulated: {reply}")
 
     def _arrive_again(self, node: Node, name: str, operation: Callable[[], Any]) -> None:
         outcome = Outcome()

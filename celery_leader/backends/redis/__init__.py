@@ -11,7 +11,7 @@ from celery_leader.backends.redis.effects import RedisEffects
 from celery_leader.backends.redis.ledger import RedisLedger
 from celery_leader.backends.redis.lock import RedisLock
 from celery_leader.backends.redis.places import parse
-from celery_leader.exceptions import LockUnavailable
+from celery_leader.exceptions import StoreUnavailable
 
 __all__ = ["RedisBackend", "RedisEffects", "RedisLedger", "RedisLock", "open_redis"]
 
@@ -67,7 +67,7 @@ class RedisBackend:
     def _check_kind(self, client: RedisClient) -> None:
         try:
             is_node = client.is_node()
-        except LockUnavailable:  # INFO may be forbidden
+        except StoreUnavailable:  # INFO may be forbidden
             return
         if is_node and not self._place.is_cluster:
             raise client.is_no_cluster()
@@ -75,7 +75,7 @@ class RedisBackend:
     def _check_eviction(self, client: RedisClient) -> None:
         try:
             policy = client.setting("maxmemory-policy")
-        except LockUnavailable:  # CONFIG is often forbidden
+        except StoreUnavailable:  # CONFIG is often forbidden
             return
         if policy.startswith("allkeys-"):
             logger.warning(

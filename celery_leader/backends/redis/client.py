@@ -18,7 +18,7 @@ from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.backends.redis.places import OnConnection, Place
 from celery_leader.backends.session import Session, SessionThread
 from celery_leader.election.limits import shown
-from celery_leader.exceptions import ConfigurationError, LockUnavailable, RecordDamaged
+from celery_leader.exceptions import ConfigurationError, RecordDamaged, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class RedisClient(Session[Any]):
         """Return the server's setting *name*, empty when it has none.
 
         Raises:
-            LockUnavailable: It does not tell.
+            StoreUnavailable: It does not tell.
         """
         return self._ask(lambda client: str(client.config_get(name).get(name, "")))
 
@@ -47,7 +47,7 @@ class RedisClient(Session[Any]):
         """Return whether the server is one of a cluster's.
 
         Raises:
-            LockUnavailable: It does not tell.
+            StoreUnavailable: It does not tell.
         """
         return self._ask(lambda client: bool(client.info("cluster").get("cluster_enabled")))
 
@@ -55,7 +55,7 @@ class RedisClient(Session[Any]):
         """Return the text under *key*, None when there is none.
 
         Raises:
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
             RecordDamaged: There is something else than text.
         """
         answer = self._ask(lambda client: client.get(key), key)
@@ -65,7 +65,7 @@ class RedisClient(Session[Any]):
         """Run the Lua script *script*, which lies beside this file, as one atomic step.
 
         Raises:
-            LockUnavailable: There was no answer; it may or may not have been run.
+            StoreUnavailable: There was no answer; it may or may not have been run.
             RecordDamaged: A key holds another type than the script expects.
         """
         return self.run_all(script, keys, [arguments])[0]
@@ -74,7 +74,7 @@ class RedisClient(Session[Any]):
         """Run the Lua script *script* once for each of *arguments*, one after the other, all in the time of one call.
 
         Raises:
-            LockUnavailable: There was no answer; any may or may not have been run.
+            StoreUnavailable: There was no answer; any may or may not have been run.
             RecordDamaged: A key holds another type than the script expects.
         """
         return self._ask(
@@ -90,7 +90,7 @@ class RedisClient(Session[Any]):
             on_connection: Told of each of the connections, the subscription's last; may refuse by an ``OSError``.
 
         Raises:
-            LockUnavailable: There was no answer.
+            StoreUnavailable: There was no answer.
         """
         with self._answering():
             client = self.place.connect(on_connection)
@@ -125,15 +125,15 @@ class RedisClient(Session[Any]):
                 raise self.is_no_cluster() from error
             if "WRONGTYPE" in str(error):
                 raise damaged(self.place, key, "it holds another type than an election's") from error
-            raise LockUnavailable(f"{self.place.description} refused: {shown(error)}") from error
+            raise StoreUnavailable(f"{self.place.description} refused: {shown(error)}") from error
         except AuthenticationError as error:
-            raise LockUnavailable(
+            raise StoreUnavailable(
                 f"{self.place.description} refused the login: {shown(error).rstrip('.')}. "
                 "Correct user and password in leader_backend"
             ) from error
         except (RedisError, OSError) as error:
             cause = shown(error) or type(error).__name__
-            raise LockUnavailable(f"{self.place.description} did not answer: {cause}") from error
+            raise StoreUnavailable(f"{self.place.description} did not answer: {cause}") from error
 
 
 class _ClientThread(SessionThread[Any]):

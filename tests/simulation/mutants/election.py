@@ -15,7 +15,7 @@ from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observers, _Queue
 from celery_leader.election.runner import ElectorThread
 from celery_leader.election.term import next_token
-from celery_leader.exceptions import LockUnavailable, RecordDamaged, RecordNotFound
+from celery_leader.exceptions import RecordDamaged, RecordNotFound, StoreUnavailable
 from tests.simulation.mutants.registry import mutant
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def m02_error_is_not_found() -> None:
     def mistaken(self: LeaderElector) -> StoredRecord:
         try:
             return look(self)
-        except LockUnavailable as error:
+        except StoreUnavailable as error:
             raise RecordNotFound(str(error)) from error
 
     LeaderElector._look = mistaken
@@ -222,11 +222,11 @@ def m21_unknown_write_is_success() -> None:
     """Takes a read-back that names it for the answer to its write."""
 
     def read_back(
-        self: LeaderElector, record: ElectionRecord, previous: StoredRecord | None, error: LockUnavailable
+        self: LeaderElector, record: ElectionRecord, previous: StoredRecord | None, error: StoreUnavailable
     ) -> StoredRecord:
         try:
             stored = self._look()
-        except (LockUnavailable, RecordNotFound):
+        except (StoreUnavailable, RecordNotFound):
             raise error from None
         if not self._is_mine(stored.record):
             raise error
