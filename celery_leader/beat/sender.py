@@ -222,7 +222,7 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         """Return whether this term is still trusted, and there is time left if the process is to end."""
         if self._candidate is None or not self._trusts(self._term):
             return False
-        is_ending = self._candidate.cell.is_closing() or (
+        is_ending = self._candidate.shared_trust.is_closing() or (
             self._termination is not None and self._termination.is_pending
         )
         if self._termination is not None and self._termination.is_late:

@@ -21,7 +21,7 @@ from celery_leader.election import (
 )
 from celery_leader.exceptions import StoreUnavailable
 from celery_leader.leadership import state
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,9 @@ class Candidate:
     """This process in one election."""
 
     def __init__(self, election: str, campaign: Campaign, *, in_file: bool) -> None:
-        """Make its elector and the cell that tells what it believes; nothing runs yet."""
+        """Make its elector and the shared trust that tells what it believes; nothing runs yet."""
         self.election = election
-        self.cell = Cell.create(in_file=in_file)
+        self.shared_trust = SharedTrust.create(in_file=in_file)
         #: Set while this process leads, as of the last attempt: something to wait on, not to decide by.
         self.leading = threading.Event()
         #: The opposite.
@@ -72,7 +72,7 @@ class Candidate:
         self.elector = LeaderElector(
             settings.election(election, identity=campaign.identity),
             campaign.backend.lock(election),
-            observers=[_Signals(election), _LeaderInCell(self.cell)],
+            observers=[_Signals(election), _SharedLeader(self.shared_trust)],
             publish=self._publish,
         )
         self.thread = ElectorThread(
@@ -84,7 +84,7 @@ class Candidate:
     @property
     def term(self) -> Term | None:
         """The term that this process leads in, and may begin work in, at this moment."""
-        return None if self.cell.is_closing() else self.elector.term
+        return None if self.shared_trust.is_closing() else self.elector.term
 
     def listen(self, listener: Callable[[bool], None]) -> None:
         """Call *listener* with whether this process leads, on the elector's thread, at each change.
@@ -94,7 +94,7 @@ class Candidate:
         self._listeners.append(listener)
 
     def _publish(self, trust: Trust | None) -> None:
-        self.cell.publish(trust)
+        self.shared_trust.publish(trust)
         leads = trust is not None
         if leads is self.leading.is_set():
             return
@@ -131,7 +131,7 @@ class Campaign:
             app_name: The Celery app's; it may be part of the names in the store.
             candidacy: Asked before each attempt.
             is_busy: Whether work that is reserved for the leader of an election runs now.
-            in_file: Keep the cells in files, for pool children that are spawned.
+            in_file: Keep the shared trusts in files, for pool children that are spawned.
 
         Raises:
             ConfigurationError: The backend can't be used.
@@ -143,7 +143,7 @@ class Campaign:
         self._candidacy = candidacy
         self.backend = backend_of(settings, app_name)
         self.candidates = {name: Candidate(name, self, in_file=in_file) for name in dict.fromkeys(elections)}
-        state.register(self._cells())
+        state.register(self._shared_trusts())
 
     def candidacy(self) -> Candidacy:
         """Return how far this process may go at this moment."""
@@ -167,7 +167,7 @@ class Campaign:
         Touches nothing that somebody may hold, so that a signal handler may call it.
         """
         for candidate in self.candidates.values():
-            candidate.cell.close_to_new_work()
+            candidate.shared_trust.close_to_new_work()
             candidate.thread.ring()
 
     def drain(self) -> None:
@@ -192,14 +192,14 @@ class Campaign:
             if not thread.stop(_until(deadline)):
                 logger.warning("Election %r: the lease could not be given back within %.1f s; it will run out",
                                thread.elector.config.name, timeout)  # fmt: skip
-        state.unregister(self._cells())
+        state.unregister(self._shared_trusts())
         deadline = time.monotonic() + OBSERVERS_TIMEOUT
         for candidate in self.candidates.values():
             candidate.elector.join_observers(_until(deadline))
-            candidate.cell.unlink()
+            candidate.shared_trust.unlink()
 
-    def _cells(self) -> dict[str, Cell]:
-        return {name: candidate.cell for name, candidate in self.candidates.items()}
+    def _shared_trusts(self) -> dict[str, SharedTrust]:
+        return {name: candidate.shared_trust for name, candidate in self.candidates.items()}
 
 
 def _until(deadline: float) -> float:
@@ -223,11 +223,11 @@ class _Signals:
         signals.leader_changed.send(sender=self._election, identity=identity)
 
 
-class _LeaderInCell:
+class _SharedLeader:
     """Keeps the observed leader where pool children find it."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell = cell
+    def __init__(self, shared_trust: SharedTrust) -> None:
+        self._shared_trust = shared_trust
 
     def started(self, term: Term) -> None:
         pass
@@ -236,4 +236,4 @@ class _LeaderInCell:
         pass
 
     def new_leader(self, identity: str) -> None:
-        self._cell.publish_leader(identity)
+        self._shared_trust.publish_leader(identity)

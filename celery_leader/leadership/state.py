@@ -13,15 +13,15 @@ from pathlib import Path
 from celery_leader.election import Term
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 from celery_leader.settings import DEFAULT_ELECTION
 
 logger = logging.getLogger(__name__)
 
-#: Where spawned pool children find the cells of their worker: JSON, election to file.
-CELLS_VARIABLE = "CELERY_LEADER_CELLS"
+#: Where spawned pool children find the shared trusts of their worker: JSON, election to file.
+TRUSTS_VARIABLE = "CELERY_LEADER_TRUSTS"
 
-_cells: dict[str, Cell] | None = None
+_trusts: dict[str, SharedTrust] | None = None
 _term_of_task: ContextVar[Term | None] = ContextVar("celery_leader_term", default=None)
 
 
@@ -35,8 +35,8 @@ def is_leader(election: str = DEFAULT_ELECTION) -> bool:
     Raises:
         ConfigurationError: This worker takes part in elections, but not in one of that name.
     """
-    cell = _cell(election)
-    return cell is not None and cell.is_leader()
+    shared_trust = _shared_trust(election)
+    return shared_trust is not None and shared_trust.is_leader()
 
 
 def current_term(election: str = DEFAULT_ELECTION) -> Term | None:
@@ -51,8 +51,8 @@ def current_term(election: str = DEFAULT_ELECTION) -> Term | None:
     started_in = _term_of_task.get()
     if started_in is not None and started_in.election == election:
         return started_in
-    cell = _cell(election)
-    return cell.term() if cell else None
+    shared_trust = _shared_trust(election)
+    return shared_trust.term() if shared_trust else None
 
 
 def fencing_token(election: str = DEFAULT_ELECTION) -> int | None:
@@ -74,8 +74,8 @@ def get_leader(election: str = DEFAULT_ELECTION) -> str:
     Raises:
         ConfigurationError: This worker takes part in elections, but not in one of that name.
     """
-    cell = _cell(election)
-    return cell.leader() if cell else ""
+    shared_trust = _shared_trust(election)
+    return shared_trust.leader() if shared_trust else ""
 
 
 def accepts_work(election: str) -> bool:
@@ -83,8 +83,8 @@ def accepts_work(election: str) -> bool:
 
     A worker that takes no part in that election is a follower.
     """
-    cell = _known_cells().get(election)
-    return cell is not None and cell.accepts_work()
+    shared_trust = _known_trusts().get(election)
+    return shared_trust is not None and shared_trust.accepts_work()
 
 
 @contextmanager
@@ -99,73 +99,73 @@ def in_term(term: Term) -> Iterator[None]:
 
 def takes_part() -> bool:
     """Return whether this process, or the worker that it belongs to, takes part in any election."""
-    return bool(_known_cells())
+    return bool(_known_trusts())
 
 
-def register(cells: Mapping[str, Cell]) -> None:
-    """Let this process, and those that it forks or spawns, answer from *cells*."""
-    global _cells  # noqa: PLW0603  # one process has one belief
-    _cells = {**(_cells or {}), **cells}
-    paths = {election: str(cell.path) for election, cell in _cells.items() if cell.path}
-    os.environ.pop(CELLS_VARIABLE, None)  # it may name those of a worker that started this one
+def register(trusts: Mapping[str, SharedTrust]) -> None:
+    """Let this process, and those that it forks or spawns, answer from *trusts*."""
+    global _trusts  # noqa: PLW0603  # one process has one belief
+    _trusts = {**(_trusts or {}), **trusts}
+    paths = {election: str(trust.path) for election, trust in _trusts.items() if trust.path}
+    os.environ.pop(TRUSTS_VARIABLE, None)  # it may name those of a worker that started this one
     if paths:
-        os.environ[CELLS_VARIABLE] = json.dumps(paths)
+        os.environ[TRUSTS_VARIABLE] = json.dumps(paths)
 
 
 def take_no_part() -> None:
     """Let this process, and those that it forks or spawns, take part in no election, whoever started it."""
-    global _cells  # noqa: PLW0603
-    _cells = {}
-    os.environ.pop(CELLS_VARIABLE, None)
+    global _trusts  # noqa: PLW0603
+    _trusts = {}
+    os.environ.pop(TRUSTS_VARIABLE, None)
 
 
-def unregister(cells: Mapping[str, Cell]) -> None:
-    """Forget *cells*."""
-    global _cells  # noqa: PLW0603
-    _cells = {election: cell for election, cell in (_cells or {}).items() if cells.get(election) is not cell}
-    if any(cell.path for cell in cells.values()):
-        os.environ.pop(CELLS_VARIABLE, None)
+def unregister(trusts: Mapping[str, SharedTrust]) -> None:
+    """Forget *trusts*."""
+    global _trusts  # noqa: PLW0603
+    _trusts = {election: trust for election, trust in (_trusts or {}).items() if trusts.get(election) is not trust}
+    if any(trust.path for trust in trusts.values()):
+        os.environ.pop(TRUSTS_VARIABLE, None)
 
 
 @contextmanager
-def registered(cells: Mapping[str, Cell]) -> Iterator[None]:
-    """Let this process answer from nothing but *cells* for a while."""
-    global _cells  # noqa: PLW0603
-    before, _cells = _cells, dict(cells)
+def registered(trusts: Mapping[str, SharedTrust]) -> Iterator[None]:
+    """Let this process answer from nothing but *trusts* for a while."""
+    global _trusts  # noqa: PLW0603
+    before, _trusts = _trusts, dict(trusts)
     try:
         yield
     finally:
-        _cells = before
+        _trusts = before
 
 
-def _cell(election: str) -> Cell | None:
-    cells = _known_cells()
-    cell = cells.get(election)
-    if cell is None and cells:
+def _shared_trust(election: str) -> SharedTrust | None:
+    trusts = _known_trusts()
+    shared_trust = trusts.get(election)
+    if shared_trust is None and trusts:
         raise ConfigurationError(
-            f"This worker takes part in no election {election!r}, only in {', '.join(sorted(cells))}. "
+            f"This worker takes part in no election {election!r}, only in {', '.join(sorted(trusts))}. "
             "Name it in leader_elections."
         )
-    return cell
+    return shared_trust
 
 
-def _known_cells() -> dict[str, Cell]:
-    global _cells  # noqa: PLW0603
-    if _cells is None:
-        _cells = _inherited_cells()
-    return _cells
+def _known_trusts() -> dict[str, SharedTrust]:
+    global _trusts  # noqa: PLW0603
+    if _trusts is None:
+        _trusts = _inherited_trusts()
+    return _trusts
 
 
-def _inherited_cells() -> dict[str, Cell]:
-    """Return the cells of the worker that spawned this process, none when none did."""
-    named = os.environ.get(CELLS_VARIABLE, "{}")
+def _inherited_trusts() -> dict[str, SharedTrust]:
+    """Return the shared trusts of the worker that spawned this process, none when none did."""
+    named = os.environ.get(TRUSTS_VARIABLE, "{}")
     try:
-        return {election: Cell.attach(Path(path)) for election, path in dict(json.loads(named)).items()}
+        return {election: SharedTrust.attach(Path(path)) for election, path in dict(json.loads(named)).items()}
     except OSError:  # a worker that is gone: nobody leads here
         return {}
     except (TypeError, ValueError, RecursionError):
         logger.error(  # noqa: TRY400  # the message says it all
-            "The environment variable %s must name a worker's cells, got %s: this process takes part in no election",
-            CELLS_VARIABLE, shown(named),
+            "The environment variable %s must name a worker's shared trusts, got %s: this process is in no election",
+            TRUSTS_VARIABLE, shown(named),
         )  # fmt: skip
         return {}

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from celery_leader.election import ElectionRecord, StoredRecord, SystemClock, Term, Trust, new_identity
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 from celery_leader.leadership.state import registered
 
 
@@ -105,8 +105,8 @@ def forced_leader(election: str = "default", *, fencing_token: int = 1) -> Itera
     """
     term = Term(election, new_identity("forced"), fencing_token)
     now = SystemClock().monotonic()
-    cell = Cell.create()
-    cell.publish(Trust(term, renewed_at=now, until=now + 3600))
-    cell.publish_leader(term.identity)
-    with registered({election: cell}):
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(Trust(term, renewed_at=now, until=now + 3600))
+    shared_trust.publish_leader(term.identity)
+    with registered({election: shared_trust}):
         yield term

@@ -63,7 +63,7 @@ class LeaderStep(bootsteps.StartStopStep):
         beat: bool = False,
         **options: Any,
     ) -> None:
-        """Make the cells, before any child is forked, and refuse to start with settings that can't work.
+        """Make the shared trusts, before any child is forked, and refuse to start with settings that can't work.
 
         Args:
             worker: Celery's worker.
@@ -281,10 +281,10 @@ def _checks(worker: Any, *, has_other_beat: bool) -> list[Check]:
 
 
 def _status(candidate: Any) -> dict[str, Any]:
-    term = candidate.cell.term()
+    term = candidate.shared_trust.term()
     return {
         "leading": term is not None,
-        "leader": candidate.cell.leader(),
+        "leader": candidate.shared_trust.leader(),
         "identity": candidate.elector.config.identity,
         "fencing_token": term.fencing_token if term else None,
         "trouble": candidate.elector.trouble,

@@ -37,7 +37,7 @@ class LeaderQueues:
     def accepts_work(self, election: str) -> bool:
         """Return whether work that is reserved for the leader of *election* may begin in this worker now."""
         candidate = self._candidates.get(election)
-        return candidate is not None and candidate.cell.accepts_work()
+        return candidate is not None and candidate.shared_trust.accepts_work()
 
     def start(self) -> None:
         """Bring a new task consumer in line, before it begins to consume."""

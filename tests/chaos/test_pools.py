@@ -77,9 +77,9 @@ def test_every_child_answers_rightly(fleet: Fleet, options: tuple[str, ...]) -> 
     assert named == []
 
 
-def cell_files(fleet: Fleet, name: str) -> list[Path]:
+def trust_files(fleet: Fleet, name: str) -> list[Path]:
     """The files in which a worker tells its children what it trusts."""
-    return list(Path("/dev/shm").glob(f"celery-leader-cell-{fleet.processes[name].pid}-*"))
+    return list(Path("/dev/shm").glob(f"celery-leader-trust-{fleet.processes[name].pid}-*"))
 
 
 @pytest.mark.parametrize("setting", SPAWNING)
@@ -97,7 +97,7 @@ def test_spawned_children_answer_rightly(fleet: Fleet, setting: str) -> None:
     assert {(answer["leads"], answer["parent"]) for answer in answers} == {(True, fleet.processes["one"].pid)}
     for pid in {answer["pid"] for answer in answers}:
         assert b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    files = cell_files(fleet, "one")
+    files = trust_files(fleet, "one")
     assert len(files) == 1
 
     fleet.signal_all("one", signal.SIGKILL)
@@ -108,7 +108,7 @@ def test_spawned_children_answer_rightly(fleet: Fleet, setting: str) -> None:
     assert [path for path in files if path.exists()] == []
     fleet.send_guarded(3)
     eventually(lambda: not fleet.evidence().guarded_wrong(6, set()), timeout=40)
-    (left,) = cell_files(fleet, "two")
+    (left,) = trust_files(fleet, "two")
     fleet.stop_all()
     assert not left.exists()
 

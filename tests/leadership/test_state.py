@@ -10,7 +10,7 @@ import celery_leader
 from celery_leader.election import SystemClock, Term, Trust
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership import state
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 from celery_leader.testing import forced_leader
 
 
@@ -46,16 +46,16 @@ def test_a_guarded_task_keeps_the_term_it_was_started_in() -> None:
         assert celery_leader.fencing_token() == 2
 
 
-def test_spawned_children_find_their_workers_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spawned_children_find_their_workers_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are named in the environment; a worker that is gone leaves nobody leading."""
-    cell = Cell.create(in_file=True)
-    monkeypatch.setattr(state, "_cells", None)
-    monkeypatch.setenv(state.CELLS_VARIABLE, f'{{"default": "{cell.path}"}}')
+    shared_trust = SharedTrust.create(in_file=True)
+    monkeypatch.setattr(state, "_trusts", None)
+    monkeypatch.setenv(state.TRUSTS_VARIABLE, f'{{"default": "{shared_trust.path}"}}')
     now = SystemClock().monotonic()
-    cell.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
+    shared_trust.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
     assert celery_leader.is_leader()
-    cell.unlink()
-    monkeypatch.setattr(state, "_cells", None)
+    shared_trust.unlink()
+    monkeypatch.setattr(state, "_trusts", None)
     assert not celery_leader.is_leader()
 
 
@@ -75,40 +75,40 @@ def test_spawned_children_find_their_workers_cells(monkeypatch: pytest.MonkeyPat
     ],
     ids=lambda named: named[:20],
 )
-def test_an_environment_of_another_shape_names_no_cells(
+def test_an_environment_of_another_shape_names_no_trusts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, named: str
 ) -> None:
     """Nobody leads here, no question fails, and one line says why."""
-    monkeypatch.setattr(state, "_cells", None)
-    monkeypatch.setenv(state.CELLS_VARIABLE, named)
+    monkeypatch.setattr(state, "_trusts", None)
+    monkeypatch.setenv(state.TRUSTS_VARIABLE, named)
     assert not celery_leader.is_leader()
     assert celery_leader.get_leader() == ""
     assert len(caplog.records) <= 1
     assert len(caplog.text) < 700
 
 
-def test_who_takes_no_part_believes_in_nobody_s_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_no_part_believes_in_nobody_s_trusts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker without a leader may have been started by one that leads, whose environment it has."""
-    cell = Cell.create(in_file=True)
+    shared_trust = SharedTrust.create(in_file=True)
     try:
-        monkeypatch.setattr(state, "_cells", None)
-        monkeypatch.setenv(state.CELLS_VARIABLE, f'{{"default": "{cell.path}"}}')
+        monkeypatch.setattr(state, "_trusts", None)
+        monkeypatch.setenv(state.TRUSTS_VARIABLE, f'{{"default": "{shared_trust.path}"}}')
         now = SystemClock().monotonic()
-        cell.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
+        shared_trust.publish(Trust(Term("default", "me", 1), renewed_at=now, until=now + 60))
         assert celery_leader.is_leader()
         state.take_no_part()
         assert not celery_leader.is_leader()
         assert not state.takes_part()
-        assert state.CELLS_VARIABLE not in os.environ
+        assert state.TRUSTS_VARIABLE not in os.environ
     finally:
-        cell.unlink()
+        shared_trust.unlink()
 
 
 def test_who_takes_part_hands_on_its_own_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those of a worker that started it."""
-    monkeypatch.setattr(state, "_cells", None)
-    monkeypatch.setenv(state.CELLS_VARIABLE, '{"default": "/dev/shm/somebody-elses"}')
-    cells = {"default": Cell.create()}
-    state.register(cells)
-    assert state.CELLS_VARIABLE not in os.environ
-    state.unregister(cells)
+    monkeypatch.setattr(state, "_trusts", None)
+    monkeypatch.setenv(state.TRUSTS_VARIABLE, '{"default": "/dev/shm/somebody-elses"}')
+    shared_trusts = {"default": SharedTrust.create()}
+    state.register(shared_trusts)
+    assert state.TRUSTS_VARIABLE not in os.environ
+    state.unregister(shared_trusts)

@@ -61,11 +61,11 @@ class SimulatedThread(ElectorThread):
 
 
 class SimulatedCandidate(Candidate):
-    """The real candidate without its shared memory: the node stands in for the cell."""
+    """The real candidate without its shared memory: the node stands in for the shared trust."""
 
     def __init__(self, node: Node) -> None:
         self.election = node.config.name
-        self.cell = node  # type: ignore[assignment]
+        self.shared_trust = node  # type: ignore[assignment]
         self.leading, self.not_leading = VirtualEvent(), VirtualEvent()  # type: ignore[assignment]
         self.not_leading.set()
         self._listeners = []
@@ -222,7 +222,7 @@ class Node:
         if self.seen is None or self.seen[0] != stored:
             self.seen = stored, self.world.now
 
-    # -- in place of the cell and the observers ------------------------------------------------------------------
+    # -- in place of the shared trust and the observers ------------------------------------------------------------
 
     def publish(self, trust: Trust | None) -> None:
         self.published = trust

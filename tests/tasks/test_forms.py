@@ -91,7 +91,7 @@ def test_a_guarded_task_may_call_itself(declared: Declared) -> None:
     @leader_only
     def recursive(depth: int) -> None:
         calls.append((depth, celery_leader.fencing_token()))
-        state._known_cells()["default"].close_to_new_work()
+        state._known_trusts()["default"].close_to_new_work()
         if depth:
             declared.app.tasks["recursive"](depth - 1)
 

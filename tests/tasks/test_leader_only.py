@@ -261,9 +261,9 @@ def test_a_closing_leader_starts_nothing(app: Celery) -> None:
     with forced_leader():
         from celery_leader.leadership import state
 
-        cell = state._cell("default")
-        assert cell
-        cell.close_to_new_work()
+        shared_trust = state._shared_trust("default")
+        assert shared_trust
+        shared_trust.close_to_new_work()
         assert run(app, "forwards", 1).info.state == "REJECTED"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from celery_leader.election import SystemClock, Term, Trust
 from celery_leader.leadership import state
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 from tests.project import Project
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def test_it_does_not_lead_though_a_leading_worker_started_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
 ) -> None:
     """It has that worker's environment, which names what its spawned children believe."""
-    cell = Cell.create(in_file=True)
+    shared_trust = SharedTrust.create(in_file=True)
     now = SystemClock().monotonic()
-    cell.publish(Trust(Term("default", "the other", 1), renewed_at=now, until=now + 600))
-    monkeypatch.setenv(state.CELLS_VARIABLE, json.dumps({"default": str(cell.path)}))
+    shared_trust.publish(Trust(Term("default", "the other", 1), renewed_at=now, until=now + 600))
+    monkeypatch.setenv(state.TRUSTS_VARIABLE, json.dumps({"default": str(shared_trust.path)}))
     try:
         with Project(tmp_path) as project:
             project.write("proj.py", PROJECT)
@@ -48,4 +48,4 @@ def test_it_does_not_lead_though_a_leading_worker_started_it(
             worker = project.start("worker", "-P", pool, "-c", "1", "--without-leader", "-l", "INFO")
             assert "leads: False" in worker.await_line("leads: ")
     finally:
-        cell.unlink()
+        shared_trust.unlink()

@@ -25,7 +25,7 @@ from kombu.message import Message
 import celery_leader
 from celery_leader import leader_only, once_per_tick
 from celery_leader.election.clock import boot_time_ns
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 
 
 def log(what: str, **details: Any) -> None:
@@ -63,10 +63,10 @@ def _sent(headers: dict[str, Any], body: Any, **_: Any) -> None:
     log("sent", entry=body[0][0], id=headers["id"], token=headers["leader_token"])
 
 
-_trusted: dict[Cell, Any] = {}
+_trusted: dict[SharedTrust, Any] = {}
 
 
-def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
+def _publish(self: SharedTrust, trust: Any, publish: Any = SharedTrust.publish) -> None:
     publish(self, trust)
     if trust:
         term = _trusted[self] = trust.term
@@ -79,13 +79,13 @@ def _publish(self: Cell, trust: Any, publish: Any = Cell.publish) -> None:
 _looked = threading.local()
 
 
-def _term(self: Cell, term: Any = Cell.term) -> Any:
+def _term(self: SharedTrust, term: Any = SharedTrust.term) -> Any:
     _looked.at = boot_time_ns() / 1e9  # before the clock is asked whether the term lasts
     return term(self)
 
 
 # The exact moments, as no signal could tell them.
-Cell.publish, Cell.term = _publish, _term  # type: ignore[method-assign]
+SharedTrust.publish, SharedTrust.term = _publish, _term  # type: ignore[method-assign]
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -29,7 +29,7 @@ _DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
 _SLOT_WORDS = 2 + (3 * 6 * LONGEST_NAME + 100) // 8
 _SIZE = -(-(_SLOTS + 2 * _SLOT_WORDS) * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 _MAX_TEXT = (_SLOT_WORDS - 2) * 8
-_PREFIX = "celery-leader-cell-"
+_PREFIX = "celery-leader-trust-"
 _MAX_READS = 4  # a reader never spins: a greenlet that did would starve the writer for ever
 
 
@@ -68,7 +68,7 @@ def _remove_left_behind(directory: Path) -> None:
                 os.close(descriptor)
 
 
-class Cell:
+class SharedTrust:
     """What one worker believes of one election. Written by its elector, read by all of its processes."""
 
     def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
@@ -80,8 +80,8 @@ class Cell:
         self._writing = threading.Lock()
 
     @classmethod
-    def create(cls, *, in_file: bool = False) -> Cell:
-        """Return a new cell, shared with every process that is forked from now on.
+    def create(cls, *, in_file: bool = False) -> SharedTrust:
+        """Return a new one, shared with every process that is forked from now on.
 
         Args:
             in_file: Keep it in a file, for children that are spawned and inherit no memory; see :attr:`path`.
@@ -110,8 +110,8 @@ class Cell:
         return cls(memory, Path(name).rename(directory / Path(name).name[1:]))
 
     @classmethod
-    def attach(cls, path: Path) -> Cell:
-        """Return the cell that another process keeps in the file *path*.
+    def attach(cls, path: Path) -> SharedTrust:
+        """Return the one that another process keeps in the file *path*.
 
         Raises:
             OSError: There is no such file.
@@ -121,7 +121,7 @@ class Cell:
 
     @property
     def path(self) -> Path | None:
-        """The file behind the cell, if there is one."""
+        """The file behind it, if there is one."""
         return self._path
 
     # -- written by the elector's process ----------------------------------------------------------------------
@@ -147,7 +147,7 @@ class Cell:
         self._words[_CLOSING] = 1
 
     def unlink(self) -> None:
-        """Remove the file behind the cell, if there is one."""
+        """Remove the file behind it, if there is one."""
         if self._path:
             with contextlib.suppress(OSError):
                 self._path.unlink()

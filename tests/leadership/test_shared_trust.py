@@ -18,7 +18,7 @@ from celery_leader.election import Term, Trust
 from celery_leader.election.clock import boot_time_ns
 from celery_leader.election.limits import LONGEST_NAME
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.leadership.cell import Cell
+from celery_leader.leadership.shared_trust import SharedTrust
 
 
 def trust(seconds: float = 60.0, token: int = 7, identity: str = "me") -> Trust:
@@ -45,111 +45,111 @@ def in_child(question: object) -> bytes:
 
 def test_a_new_cell_says_no() -> None:
     """Nobody leads before the first election."""
-    cell = Cell.create()
-    assert not cell.is_leader()
-    assert cell.term() is None
-    assert cell.leader() == ""
+    shared_trust = SharedTrust.create()
+    assert not shared_trust.is_leader()
+    assert shared_trust.term() is None
+    assert shared_trust.leader() == ""
 
 
 def test_what_is_published_is_read() -> None:
     """Term and leader, with a great token and names beyond ASCII."""
-    cell = Cell.create()
-    cell.publish(trust(token=2**52 + 1, identity="celery@wéb/1/x"))
-    cell.publish_leader("celery@wéb/1/x")
-    assert cell.is_leader()
-    assert cell.term() == Term("default", "celery@wéb/1/x", 2**52 + 1)
-    assert cell.leader() == "celery@wéb/1/x"
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust(token=2**52 + 1, identity="celery@wéb/1/x"))
+    shared_trust.publish_leader("celery@wéb/1/x")
+    assert shared_trust.is_leader()
+    assert shared_trust.term() == Term("default", "celery@wéb/1/x", 2**52 + 1)
+    assert shared_trust.leader() == "celery@wéb/1/x"
 
 
 def test_time_ends_a_trust_that_nobody_ended() -> None:
     """A main process that is paused can't clear the page: the deadline does."""
-    cell = Cell.create()
-    cell.publish(trust(seconds=-0.001))
-    assert not cell.is_leader()
-    assert cell.term() is None
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust(seconds=-0.001))
+    assert not shared_trust.is_leader()
+    assert shared_trust.term() is None
 
 
 def test_the_end_of_a_trust_is_seen_at_once() -> None:
     """None ends it."""
-    cell = Cell.create()
-    cell.publish(trust())
-    cell.publish(None)
-    assert not cell.is_leader()
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust())
+    shared_trust.publish(None)
+    assert not shared_trust.is_leader()
 
 
 def test_a_closing_cell_leads_but_accepts_no_work() -> None:
     """While guarded work drains the lease is still held."""
-    cell = Cell.create()
-    cell.publish(trust())
-    assert cell.accepts_work()
-    cell.close_to_new_work()
-    assert cell.is_leader()
-    assert not cell.accepts_work()
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust())
+    assert shared_trust.accepts_work()
+    shared_trust.close_to_new_work()
+    assert shared_trust.is_leader()
+    assert not shared_trust.accepts_work()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_children_see_later_writes() -> None:
     """Memory is shared from before the fork."""
-    cell = Cell.create()
-    assert in_child(cell.is_leader) == b"False"
-    cell.publish(trust(token=9))
-    assert in_child(lambda: cell.term().fencing_token) == b"9"  # type: ignore[union-attr]
+    shared_trust = SharedTrust.create()
+    assert in_child(shared_trust.is_leader) == b"False"
+    shared_trust.publish(trust(token=9))
+    assert in_child(lambda: shared_trust.term().fencing_token) == b"9"  # type: ignore[union-attr]
 
 
 def test_another_process_attaches_to_the_file() -> None:
     """Spawned children find the page by its path; it goes with its worker."""
-    cell = Cell.create(in_file=True)
-    assert cell.path
-    other = Cell.attach(cell.path)
-    cell.publish(trust(token=11))
+    shared_trust = SharedTrust.create(in_file=True)
+    assert shared_trust.path
+    other = SharedTrust.attach(shared_trust.path)
+    shared_trust.publish(trust(token=11))
     term = other.term()
     assert term
     assert term.fencing_token == 11
-    cell.unlink()
-    assert not cell.path.exists()
+    shared_trust.unlink()
+    assert not shared_trust.path.exists()
 
 
 def test_files_of_killed_workers_are_removed_by_the_next() -> None:
     """Nobody else does; the files of those that live stay, whoever looks."""
     program = (
-        "import signal\nfrom celery_leader.leadership.cell import Cell\n"
-        "cell = Cell.create(in_file=True)\nprint(cell.path, flush=True)\nsignal.pause()"
+        "import signal\nfrom celery_leader.leadership.shared_trust import SharedTrust\n"
+        "shared_trust = SharedTrust.create(in_file=True)\nprint(shared_trust.path, flush=True)\nsignal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdout is not None
         path = Path(worker.stdout.readline().strip())
-        mine = Cell.create(in_file=True)
+        mine = SharedTrust.create(in_file=True)
         assert mine.path
-        again = Cell.create(in_file=True)
+        again = SharedTrust.create(in_file=True)
         assert path.exists()
         assert mine.path.exists()
         worker.kill()
     assert path.exists()
-    last = Cell.create(in_file=True)
+    last = SharedTrust.create(in_file=True)
     assert not path.exists()
     assert mine.path.exists()
-    for cell in (mine, again, last):
-        cell.unlink()
+    for shared_trust in (mine, again, last):
+        shared_trust.unlink()
 
 
 def test_no_reader_ever_sees_half_a_write() -> None:
     """Identity and token of a term belong together, however fast terms change."""
-    cell = Cell.create()
+    shared_trust = SharedTrust.create()
     stop = threading.Event()
 
     def write() -> None:
         token = 0
         while not stop.is_set():
             token += 1
-            cell.publish(trust(token=token, identity=str(token) * 20))
+            shared_trust.publish(trust(token=token, identity=str(token) * 20))
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     try:
-        terms = [cell.term() for _ in range(20_000)]
+        terms = [shared_trust.term() for _ in range(20_000)]
         deadline = time.monotonic() + 30  # on a busy machine the two take turns seldom
         while len({term for term in terms if term}) <= 10 and time.monotonic() < deadline:
-            terms.append(cell.term())
+            terms.append(shared_trust.term())
     finally:
         stop.set()
         writer.join(5)
@@ -160,55 +160,55 @@ def test_no_reader_ever_sees_half_a_write() -> None:
 
 def test_a_damaged_page_is_nobodys_leadership() -> None:
     """A writer killed half-way, or anything else: readers neither spin nor raise."""
-    cell = Cell.create()
-    cell.publish(trust())
-    cell._memory[24:] = b"\xff" * (len(cell._memory) - 24)
-    assert cell.term() is None
-    assert cell.leader() == ""
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust())
+    shared_trust._memory[24:] = b"\xff" * (len(shared_trust._memory) - 24)
+    assert shared_trust.term() is None
+    assert shared_trust.leader() == ""
 
 
 def test_a_file_that_can_not_be_made_is_told_of_and_removed() -> None:
     """A worker that is refused leaves nothing behind."""
     code = (
         "import resource\n"
-        "from celery_leader.leadership.cell import Cell\n"
+        "from celery_leader.leadership.shared_trust import SharedTrust\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "Cell.create(in_file=True)"
+        "SharedTrust.create(in_file=True)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         _, said = process.communicate(timeout=30)
     assert "ConfigurationError" in said
     assert "Set TMPDIR" in said
-    places = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # where cells are kept
-    assert [path for place in places for path in place.glob(f".celery-leader-cell-{process.pid}-*")] == []
+    places = (Path("/dev/shm"), Path(tempfile.gettempdir()))  # where shared trusts are kept
+    assert [path for place in places for path in place.glob(f".celery-leader-trust-{process.pid}-*")] == []
 
 
 def test_a_file_has_all_its_room_from_the_start() -> None:
     """A file system that is full refuses it; a hole that can't be filled later would end the process by SIGBUS."""
-    cell = Cell.create(in_file=True)
+    shared_trust = SharedTrust.create(in_file=True)
     try:
-        assert cell.path
-        stat = cell.path.stat()
+        assert shared_trust.path
+        stat = shared_trust.path.stat()
         assert stat.st_blocks * 512 >= stat.st_size > 0
     finally:
-        cell.unlink()
+        shared_trust.unlink()
 
 
 def test_a_full_file_system_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the cure, and nothing is left there."""
-    before = set(Path("/dev/shm").glob(".celery-leader-cell-*"))
+    before = set(Path("/dev/shm").glob(".celery-leader-trust-*"))
     monkeypatch.setattr(os, "posix_fallocate", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(ConfigurationError, match="No space left on device.*TMPDIR"):
-        Cell.create(in_file=True)
-    assert set(Path("/dev/shm").glob(".celery-leader-cell-*")) == before
+        SharedTrust.create(in_file=True)
+    assert set(Path("/dev/shm").glob(".celery-leader-trust-*")) == before
 
 
 def test_the_longest_names_are_read_whole() -> None:
     """What a record may name its holder, and a configuration an election and a candidate."""
-    cell = Cell.create()
+    shared_trust = SharedTrust.create()
     for character in ("x", "𝄞", "\x1b", '"', "\\"):
         name = character * LONGEST_NAME
-        cell.publish(trust(identity=name, token=2**53 - 1))
-        cell.publish_leader(name)
-        assert cell.term() == Term("default", name, 2**53 - 1)
-        assert cell.leader() == name
+        shared_trust.publish(trust(identity=name, token=2**53 - 1))
+        shared_trust.publish_leader(name)
+        assert shared_trust.term() == Term("default", name, 2**53 - 1)
+        assert shared_trust.leader() == name
