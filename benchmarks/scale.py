@@ -53,13 +53,13 @@ def postgres_locks(database: dict[str, Any], number: int, shared: int) -> list[A
     set_up_django(database)
     from celery_leader.django.connection import OwnConnection
     from celery_leader.django.lock import DjangoLock
-    from celery_leader.django.notices import PostgresListener, channel_of
+    from celery_leader.django.notifications import PostgresListener, channel_of
 
     class SharingLock(DjangoLock):
         """Polls by itself and keeps its connection: others use it."""
 
         def wait(self, timeout: float) -> None:
-            self._hints.wait(timeout)
+            self._notifications.wait(timeout)
 
         def close(self) -> None:
             pass
@@ -69,7 +69,7 @@ def postgres_locks(database: dict[str, Any], number: int, shared: int) -> list[A
 
         def heard(self, holder: str) -> None:
             for lock in locks:
-                lock._hints.heard(holder)  # noqa: SLF001
+                lock._notifications.heard(holder)  # noqa: SLF001
 
     connections = [OwnConnection("default", timeout=5) for _ in range(shared)]
     locks = [SharingLock(connections[index % shared], ELECTION) for index in range(number)]

@@ -15,7 +15,7 @@ from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.scheduler import leader_scheduler
-from celery_leader.election.runner import Bell, join
+from celery_leader.election.thread import Bell, join
 from celery_leader.leadership.campaign import Campaign
 
 logger = logging.getLogger(__name__)

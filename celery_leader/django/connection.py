@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, connections
 from django.db.utils import load_backend
 
-from celery_leader.backends.session import Session, SessionThread
+from celery_leader.backends.bounded import Session, SessionThread
 from celery_leader.django.options import own_settings, session_statement
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, LeaderError, StoreUnavailable

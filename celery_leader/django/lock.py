@@ -8,10 +8,10 @@ from uuid import uuid4
 
 from django.db import IntegrityError, connections, transaction
 
-from celery_leader.backends.hints import Hints, Listener
+from celery_leader.backends.listening import Listener, Notifications
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election, Fence
-from celery_leader.django.notices import PostgresListener, channel_of, notify
+from celery_leader.django.notifications import PostgresListener, channel_of, notify
 from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.election.limits import shown
@@ -53,7 +53,7 @@ class DjangoLock:
         self._connection = connection
         self._name = name
         self._channel = channel_of(name) if listen else ""
-        self._hints = Hints()
+        self._notifications = Notifications()
         self._listener: Listener | None = None
         self._is_silent = False
 
@@ -76,12 +76,12 @@ class DjangoLock:
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
         if self._listener is None and self._channel and is_postgresql(self._connection.alias):
-            self._listener = PostgresListener(self._connection, self._channel, self._hints)
-        self._hints.wait(timeout)
+            self._listener = PostgresListener(self._connection, self._channel, self._notifications)
+        self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
         """See :meth:`celery_leader.election.Lock.interrupt`."""
-        self._hints.interrupt()
+        self._notifications.interrupt()
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
@@ -95,7 +95,7 @@ class DjangoLock:
         self._connection.close()
 
     def _saw(self, stored: StoredRecord) -> StoredRecord:
-        self._hints.seen(stored.record.holder_identity)
+        self._notifications.seen(stored.record.holder_identity)
         return stored
 
     def _change_holder(self, write: Callable[[str], StoredRecord]) -> StoredRecord:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.clock import Clock, SystemClock
 from celery_leader.election.config import ElectionConfig, new_identity
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.lock import Lock, StoredRecord
 from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
-from celery_leader.election.runner import ElectorThread
-from celery_leader.election.term import Candidacy, StopReason, Term, Trust
+from celery_leader.election.term import StopReason, Term, Trust
+from celery_leader.election.thread import ElectorThread
 
 __all__ = [
     "Candidacy",

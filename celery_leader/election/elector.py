@@ -28,6 +28,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from celery_leader.election.alarm import in_words
+from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.clock import Clock, DistinctTimes, SystemClock
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.limits import TOO_MANY, shown
@@ -36,7 +37,7 @@ from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
 from celery_leader.election.reports import Reports
-from celery_leader.election.term import Candidacy, StopReason, Term, Trust, next_token
+from celery_leader.election.term import StopReason, Term, Trust, next_token
 from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)

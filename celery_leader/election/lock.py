@@ -68,7 +68,7 @@ class Lock(Protocol):
     def wait(self, timeout: float) -> None:
         """Sleep for *timeout* seconds, or less when the store tells of a change (or for no reason at all).
 
-        It is a hint and no more: it raises nothing, and a change that is never told of only costs the sleep.
+        A notification is only a hint: it raises nothing, and one that is lost only costs the sleep.
         """
         ...
 

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterable
 
 from celery_leader.election.alarm import Alarm, in_words
+from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.limits import shown
 from celery_leader.election.observers import Observer, Observers
-from celery_leader.election.term import Candidacy, StopReason, Term, Trust
+from celery_leader.election.term import StopReason, Term, Trust
 from celery_leader.exceptions import RecordDamaged, StoreUnavailable
 
 logger = logging.getLogger(__name__)

@@ -44,14 +44,6 @@ class Trust:
     until: float
 
 
-class Candidacy(Enum):
-    """How far a candidate may go."""
-
-    CONTEND = "contend"  #: acquire and renew
-    HOLD = "hold"  #: renew what it has, acquire nothing new
-    OBSERVE = "observe"  #: write nothing
-
-
 class StopReason(str, Enum):
     """Why a term ended."""
 

@@ -23,7 +23,7 @@ UPDATES = 40  # in a contest to update
 class LockContract:
     """What every :class:`~celery_leader.election.Lock` must do."""
 
-    #: Whether :meth:`wait` of another lock object is told of a change of holder. A hint, so some locks only poll.
+    #: Whether :meth:`wait` of another lock object ends with a change of holder. Some stores notify, others are polled.
     tells_of_changes = False
 
     def make_lock(self, election: str = "default") -> Lock:

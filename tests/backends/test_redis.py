@@ -241,7 +241,7 @@ def test_prefixes_keep_deployments_apart(server: RedisServer, raw: redis.Redis) 
     lock.close()
 
 
-def test_a_hint_takes_milliseconds(server: RedisServer, raw: redis.Redis) -> None:
+def test_a_notification_takes_milliseconds(server: RedisServer, raw: redis.Redis) -> None:
     """A release ends a follower's sleep long before its poll would."""
     backend = backend_of(server)
     leader, follower = backend.lock("default"), backend.lock("default")

@@ -16,8 +16,8 @@ import pytest
 import redis
 
 from celery_leader.backends import open_backend
+from celery_leader.backends.redis.address import parse
 from celery_leader.backends.redis.client import RedisClient
-from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import (
     RecordConflict,
     RecordNotFound,
@@ -189,7 +189,7 @@ def test_a_hung_server_holds_no_call_longer_than_it_may(own_server: RedisServer)
         each.close()
 
 
-def test_hints_come_back_after_a_restart(own_server: RedisServer) -> None:
+def test_notifications_come_back_after_a_restart(own_server: RedisServer) -> None:
     """A listener that lost its server subscribes again."""
     backend = backend_of(own_server)
     leader, follower = backend.lock("default"), backend.lock("default")
@@ -219,7 +219,7 @@ def test_hints_come_back_after_a_restart(own_server: RedisServer) -> None:
 
 
 def listening() -> set[threading.Thread]:
-    """The threads that listen for news."""
+    """The threads that listen."""
     return {thread for thread in threading.enumerate() if thread.name == "celery-leader-listener"}
 
 
@@ -264,7 +264,7 @@ def test_a_listener_ends_with_its_lock_though_the_server_hangs(own_server: Redis
 
 
 def test_the_system_looks_after_idle_connections(redis_server: RedisServer) -> None:
-    """A server whose machine is gone tells nothing, which a listener would take for no news for ever."""
+    """A server whose machine is gone sends nothing; a listener would wait for ever."""
     opened: list[socket.socket] = []
     with RedisClient(parse(redis_server.url, 5.0, {})).subscription("news", lambda c: opened.append(c._sock)):
         (used,) = opened

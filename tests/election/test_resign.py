@@ -45,7 +45,7 @@ def test_who_resigns_alone_leads_again(threads: Make) -> None:
     assert time.monotonic() - begun >= LONGEST_PAUSE
 
 
-def test_without_hints_others_go_first_too(threads: Make) -> None:
+def test_without_notifications_others_go_first_too(threads: Make) -> None:
     """Who gives back is not the quickest to take: the other has looked meanwhile, though it heard of nothing."""
 
     class Silent(MemoryLock):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_leader.backends.memory import MemoryLock
-from celery_leader.election import Candidacy, ElectionConfig, ElectorThread, LeaderElector, runner
-from celery_leader.election.runner import Bell
+from celery_leader.election import Candidacy, ElectionConfig, ElectorThread, LeaderElector
+from celery_leader.election.thread import Bell
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def test_a_ring_has_a_leader_hand_over_at_once(
     lock: Counting, started: list[ElectorThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It need not wait for the leader's next look, which would come in half a minute here."""
-    monkeypatch.setattr(runner, "LOOK_PERIOD", 30.0)
+    monkeypatch.setattr("celery_leader.election.thread.LOOK_PERIOD", 30.0)
     mode = [Candidacy.CONTEND]
     config = ElectionConfig("default", "a", **SLOW)
     started.append(ElectorThread(LeaderElector(config, lock), candidacy=lambda: mode[0]))
@@ -126,7 +126,7 @@ def test_what_was_told_before_a_look_causes_no_second_one(
     lock: Counting, started: list[ElectorThread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A release and the takeover that follows it are one request of each candidate that was slower."""
-    monkeypatch.setattr(runner.random, "uniform", lambda least, most: 0.3)
+    monkeypatch.setattr("celery_leader.election.thread.random.uniform", lambda least, most: 0.3)
     leader = LeaderElector(ElectionConfig("default", "a", **SLOW), lock)
     assert leader.try_acquire_or_renew()
     follower = ElectorThread(LeaderElector(ElectionConfig("default", "b", **SLOW), lock))

@@ -43,7 +43,7 @@ def in_child(question: object) -> bytes:
     return said
 
 
-def test_a_new_cell_says_no() -> None:
+def test_a_new_one_says_no() -> None:
     """Nobody leads before the first election."""
     shared_trust = SharedTrust.create()
     assert not shared_trust.is_leader()
@@ -77,7 +77,7 @@ def test_the_end_of_a_trust_is_seen_at_once() -> None:
     assert not shared_trust.is_leader()
 
 
-def test_a_closing_cell_leads_but_accepts_no_work() -> None:
+def test_a_closing_one_leads_but_accepts_no_work() -> None:
     """While guarded work drains the lease is still held."""
     shared_trust = SharedTrust.create()
     shared_trust.publish(trust())

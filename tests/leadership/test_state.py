@@ -104,7 +104,7 @@ def test_who_takes_no_part_believes_in_nobody_s_trusts(monkeypatch: pytest.Monke
         shared_trust.unlink()
 
 
-def test_who_takes_part_hands_on_its_own_cells_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_takes_part_hands_on_its_own_trusts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not those of a worker that started it."""
     monkeypatch.setattr(state, "_trusts", None)
     monkeypatch.setenv(state.TRUSTS_VARIABLE, '{"default": "/dev/shm/somebody-elses"}')

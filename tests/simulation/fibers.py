@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import greenlet
 
 from celery_leader.beat import mixin
-from celery_leader.election import elector, runner
+from celery_leader.election import elector, thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,7 +124,7 @@ class VirtualEvent:
 
 
 class VirtualBell:
-    """The runner's ``Bell`` among fibers: a ring ends one wait."""
+    """The thread's ``Bell`` among fibers: a ring ends one wait."""
 
     def __init__(self) -> None:
         self._rung = VirtualEvent()
@@ -151,11 +151,11 @@ def _monotonic() -> float:
 def virtual_time(world: World) -> Iterator[None]:
     """Let product code that asks for time by itself get the time of the node that runs."""
     patches: list[tuple[Any, str, Any]] = [
-        (runner, "time", SimpleNamespace(monotonic=_monotonic)),
-        (runner, "random", world.random),
+        (thread, "time", SimpleNamespace(monotonic=_monotonic)),
+        (thread, "random", world.random),
         (elector, "os", SimpleNamespace(getpid=os.getpid().__int__)),  # asked thousands of times a second
-        (runner, "DRAIN_POLL", DRAIN_POLL),
-        (runner, "LOOK_PERIOD", DRAIN_POLL),
+        (thread, "DRAIN_POLL", DRAIN_POLL),
+        (thread, "LOOK_PERIOD", DRAIN_POLL),
         (mixin, "STANDBY_WAIT", STANDBY_WAIT),
     ]
     before = [getattr(module, name) for module, name, _ in patches]

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from celery_leader.backends.redis.address import parse
 from celery_leader.backends.redis.client import RedisClient
 from celery_leader.backends.redis.effects import RedisEffects
 from celery_leader.backends.redis.ledger import RedisLedger
 from celery_leader.backends.redis.lock import RedisLock
-from celery_leader.backends.redis.places import parse
 from celery_leader.exceptions import StoreUnavailable
 
 __all__ = ["RedisBackend", "RedisEffects", "RedisLedger", "RedisLock", "open_redis"]

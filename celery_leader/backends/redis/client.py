@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from redis.client import PubSub
 from redis.exceptions import AuthenticationError, MovedError, NoScriptError, RedisError, ResponseError
 
+from celery_leader.backends.bounded import Session, SessionThread
+from celery_leader.backends.redis.address import OnConnection, Place
 from celery_leader.backends.redis.cluster import ClusterClient, close
-from celery_leader.backends.redis.places import OnConnection, Place
-from celery_leader.backends.session import Session, SessionThread
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, RecordDamaged, StoreUnavailable
 

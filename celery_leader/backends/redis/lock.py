@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.client import PubSub
 
-from celery_leader.backends.hints import Hints, Listener
+from celery_leader.backends.listening import Listener, Notifications
 from celery_leader.backends.redis.client import RedisClient, cut, damaged
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.election.limits import shown
@@ -29,7 +29,7 @@ class RedisLock:
         self._client = client
         self._key = key
         self._channel = channel
-        self._hints = Hints()
+        self._notifications = Notifications()
         self._listener: Listener | None = None
 
     def get(self) -> StoredRecord:
@@ -41,7 +41,7 @@ class RedisLock:
             record = ElectionRecord.from_json(raw)
         except (ValueError, TypeError, OverflowError) as error:
             raise damaged(self._client.place, self._key, f"it is no election's record ({shown(error)})") from error
-        self._hints.seen(record.holder_identity)
+        self._notifications.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
     def create(self, record: ElectionRecord) -> StoredRecord:
@@ -57,18 +57,18 @@ class RedisLock:
         announcement = f"!{record.holder_identity}" if record.holder_identity != holder else ""
         if not self._client.run("swap", [self._key], [seen, raw, announcement, self._channel]):
             raise RecordConflict(f"{self.describe()} holds something else than what was seen")
-        self._hints.seen(record.holder_identity)
+        self._notifications.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
         if self._listener is None:
-            self._listener = _RedisListener(RedisClient(self._client.place), self._channel, self._hints)
-        self._hints.wait(timeout)
+            self._listener = _RedisListener(RedisClient(self._client.place), self._channel, self._notifications)
+        self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
         """See :meth:`celery_leader.election.Lock.interrupt`."""
-        self._hints.interrupt()
+        self._notifications.interrupt()
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
@@ -85,16 +85,16 @@ class RedisLock:
 class _RedisListener(Listener):
     """A subscription to the channel of one election."""
 
-    def __init__(self, client: RedisClient, channel: str, hints: Hints) -> None:
+    def __init__(self, client: RedisClient, channel: str, notifications: Notifications) -> None:
         self._client = client
         self._channel = channel
         self._connection: Any = None
-        super().__init__(hints, channel)
+        super().__init__(notifications, channel)
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
         with self._client.subscription(self._channel, self._opened) as subscription:
-            yield partial(_news, subscription)
+            yield partial(_wait, subscription)
 
     def stop(self) -> None:
         """End at once: cut the connection, whatever is awaited from it."""
@@ -108,6 +108,6 @@ class _RedisListener(Listener):
             raise OSError("nobody listens any more")
 
 
-def _news(subscription: PubSub, timeout: float) -> list[str]:
+def _wait(subscription: PubSub, timeout: float) -> list[str]:
     message: dict[str, Any] | None = subscription.get_message(timeout=timeout)
     return [message["data"].decode(errors="replace")] if message else []

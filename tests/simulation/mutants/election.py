@@ -13,8 +13,8 @@ from celery_leader.election.elector import LeaderElector
 from celery_leader.election.limits import TOO_MANY
 from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observers, _Queue
-from celery_leader.election.runner import ElectorThread
 from celery_leader.election.term import next_token
+from celery_leader.election.thread import ElectorThread
 from celery_leader.exceptions import RecordDamaged, RecordNotFound, StoreUnavailable
 from tests.simulation.mutants.registry import mutant
 

@@ -1,4 +1,4 @@
-"""Telling and hearing of changes by PostgreSQL's ``NOTIFY`` and ``LISTEN``."""
+"""Notifications by PostgreSQL's ``NOTIFY`` and ``LISTEN``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
 
-from celery_leader.backends.hints import Hints, Listener
+from celery_leader.backends.listening import Listener, Notifications
 from celery_leader.django.connection import new_wrapper, second_handle
 from celery_leader.exceptions import StoreUnavailable
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery_leader.django.connection import OwnConnection
 
-#: A server whose machine is gone sends nothing, as one does that has no news: the system asks whether it is there.
+#: A server whose machine is gone sends nothing, like one without notifications: the system asks whether it is there.
 _KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 #: PostgreSQL admits 63 bytes.
 _PLAIN_NAME = re.compile(r"[\w:.@-]{1,48}", re.ASCII)
@@ -46,16 +46,16 @@ def notify(channel: str, holder: str, using: str) -> None:
 class PostgresListener(Listener):
     """Listens on a connection of its own: ``LISTEN`` belongs to a session, and must not wait for anything else."""
 
-    def __init__(self, beside: OwnConnection, channel: str, hints: Hints) -> None:
+    def __init__(self, beside: OwnConnection, channel: str, notifications: Notifications) -> None:
         """Listen to *channel* in the database of *beside*."""
         self._beside = beside
         self._channel = channel
         self._socket: socket.socket | None = None
-        super().__init__(hints, f"{channel} in {beside.describe()}")
+        super().__init__(notifications, f"{channel} in {beside.describe()}")
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
-        """See :meth:`celery_leader.backends.hints.Listener.subscription`."""
+        """See :meth:`celery_leader.backends.listening.Listener.subscription`."""
         wrapper = self._new_wrapper()
         try:
             with wrapper.cursor() as cursor:
@@ -65,7 +65,7 @@ class PostgresListener(Listener):
                 cursor.execute(f'LISTEN "{self._channel}"')
             with selectors.DefaultSelector() as selector, wrapper.wrap_database_errors:
                 selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)
-                yield partial(_news, wrapper.connection, selector)
+                yield partial(_wait, wrapper.connection, selector)
         except (Error, OSError) as error:
             raise StoreUnavailable(f"{self._beside.describe()} tells nothing: {error}") from error
         finally:
@@ -88,16 +88,16 @@ class PostgresListener(Listener):
                 handle.shutdown(socket.SHUT_RDWR)
 
 
-def _news(connection: Any, selector: selectors.BaseSelector, timeout: float) -> list[str]:
-    """Return what was told within *timeout* seconds. By what psycopg 2, psycopg 3 before 3.2 and later ones have."""
-    told = _take(connection)
-    return told or (_take(connection) if selector.select(timeout) else [])
+def _wait(connection: Any, selector: selectors.BaseSelector, timeout: float) -> list[str]:
+    """Return the holders named within *timeout* seconds, by what psycopg 2, psycopg 3 before 3.2 and later have."""
+    holders = _take(connection)
+    return holders or (_take(connection) if selector.select(timeout) else [])
 
 
 def _take(connection: Any) -> list[str]:
     if not hasattr(connection, "pgconn"):  # psycopg 2
         connection.poll()
-        told, connection.notifies[:] = [str(notice.payload) for notice in connection.notifies], []
-        return told
+        holders, connection.notifies[:] = [str(each.payload) for each in connection.notifies], []
+        return holders
     connection.pgconn.consume_input()
-    return [notice.extra.decode(errors="replace") for notice in iter(connection.pgconn.notifies, None)]
+    return [each.extra.decode(errors="replace") for each in iter(connection.pgconn.notifies, None)]

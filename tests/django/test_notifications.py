@@ -13,7 +13,7 @@ from django.db import connections
 
 from celery_leader.backends import open_backend
 from celery_leader.django.models import Election, Fence
-from celery_leader.django.notices import channel_of
+from celery_leader.django.notifications import channel_of
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.testing import sample_record
 from tests.databases import variant
@@ -96,7 +96,7 @@ def waits(lock: DjangoLock) -> tuple[threading.Thread, list[float]]:
     return thread, ended
 
 
-def test_a_hint_takes_milliseconds(pg: str, backend_of: Callable[..., Any]) -> None:
+def test_a_notification_takes_milliseconds(pg: str, backend_of: Callable[..., Any]) -> None:
     """A release ends a follower's sleep long before its poll would."""
     leader, follower = backend_of(pg).lock(), backend_of(pg).lock()
     stored = leader.create(sample_record())
@@ -129,10 +129,10 @@ def test_who_knows_already_is_not_woken(pg: str, backend_of: Callable[..., Any])
     leader, follower = backend_of(pg).lock(), backend_of(pg).lock()
     stored = leader.create(sample_record())
     follow(pg, follower)
-    follower._hints.seen("b")
+    follower._notifications.seen("b")
     thread, ended = waits(follower)
     stored = leader.update(takeover(stored, "b"), stored)
-    follower._hints.heard("b")
+    follower._notifications.heard("b")
     thread.join(0.3)
     assert not ended
     leader.update(released(stored), stored)

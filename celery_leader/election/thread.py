@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 
+from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.elector import LeaderElector
-from celery_leader.election.term import Candidacy, Term
+from celery_leader.election.term import Term
 
 logger = logging.getLogger(__name__)
 
-#: After a hint that the lease is free, each follower waits a random time up to this (seconds): no herd.
+#: After a notification that the lease is free, each follower waits a random time up to this (seconds): no herd.
 MAX_WAKE_DELAY = 0.05
 #: How often (seconds) a leader looks whether it is to give its lease back, should nobody have rung.
 LOOK_PERIOD = 0.5
@@ -91,8 +92,8 @@ class ElectorThread:
         self._thread: threading.Thread | None = None
         self._resigned: set[Term] = set()
         self._stands_back_until = 0.0
-        self._idle_hints = 0
-        self._hinted_leader: str | None = None
+        self._idle_notifications = 0
+        self._notified_leader: str | None = None
         self._interrupt: Callable[[], None] | None = getattr(elector.lock, "interrupt", None)
 
     @property
@@ -217,22 +218,22 @@ class ElectorThread:
             return
         if self.elector.is_leader():
             self._sleep_as_leader(delay)
-        elif not self._wait_for_hint(max(delay, self._stands_back_until - time.monotonic())):
-            self._idle_hints = 0
+        elif not self._wait_for_notification(max(delay, self._stands_back_until - time.monotonic())):
+            self._idle_notifications = 0
         elif not self._woken.is_set():
             self._woken.wait(min(delay, self._wake_delay()))
             # What was told meanwhile is seen by the attempt that comes now, and must not cause another.
             self.elector.lock.wait(0)
 
     def _wake_delay(self) -> float:
-        """Return how long to wait after a hint: each time twice as long when the one before told of nothing.
+        """Return how long to wait after a notification: twice as long each time when the one before brought nothing.
 
         A store that is down may end every wait at once, and must not be asked forty times a second.
         """
         leader = self.elector.get_leader()
-        self._idle_hints = self._idle_hints + 1 if leader == self._hinted_leader else 0
-        self._hinted_leader = leader
-        return random.uniform(0, MAX_WAKE_DELAY) * 2.0 ** min(self._idle_hints, 10)  # noqa: S311  # spreads requests
+        self._idle_notifications = self._idle_notifications + 1 if leader == self._notified_leader else 0
+        self._notified_leader = leader
+        return random.uniform(0, MAX_WAKE_DELAY) * 2.0 ** min(self._idle_notifications, 10)  # noqa: S311  # spreads requests
 
     def _sleep_as_leader(self, delay: float) -> None:
         end = time.monotonic() + delay
@@ -242,7 +243,7 @@ class ElectorThread:
             is_draining = self._current_candidacy() is Candidacy.HOLD
             self._bell.wait(min(left, DRAIN_POLL if is_draining else LOOK_PERIOD))
 
-    def _wait_for_hint(self, delay: float) -> bool:
+    def _wait_for_notification(self, delay: float) -> bool:
         """Sleep on the lock; return whether it ended the sleep before its time."""
         end = time.monotonic() + delay
         longest = delay if self._interrupt else UNINTERRUPTIBLE_SLEEP

@@ -260,7 +260,7 @@ class Clustered(Made):
 
 
 class TestClusterLock(Clustered, LockContract):
-    """RedisLock; hints, too, reach whoever listens at another node."""
+    """RedisLock; notifications, too, reach whoever listens at another node."""
 
     made_kind = "lock"
     tells_of_changes = True

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_leader.backends import hints
-from celery_leader.backends.hints import Hints, Listener
+from celery_leader.backends import listening
+from celery_leader.backends.listening import Listener, Notifications
 from celery_leader.exceptions import StoreUnavailable
 from tests.waiting import eventually
 
@@ -24,7 +24,7 @@ class Refused(Listener):
     def __init__(self, error: Exception) -> None:
         self.attempts: list[float] = []
         self.error = error
-        super().__init__(Hints(), "nothing")
+        super().__init__(Notifications(), "nothing")
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
@@ -36,8 +36,8 @@ class Refused(Listener):
 @pytest.mark.parametrize("error", [StoreUnavailable("down"), RuntimeError("bug")], ids=repr)
 def test_a_store_without_subscriptions_is_asked_ever_less(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """The thread goes on, and the pauses grow up to a limit."""
-    monkeypatch.setattr(hints, "RESUBSCRIBE_DELAY", 0.01)
-    monkeypatch.setattr(hints, "MAX_RESUBSCRIBE_DELAY", 0.4)
+    monkeypatch.setattr(listening, "RESUBSCRIBE_DELAY", 0.01)
+    monkeypatch.setattr(listening, "MAX_RESUBSCRIBE_DELAY", 0.4)
     listener = Refused(error)
     eventually(lambda: len(listener.attempts) >= 8)
     listener.stop()
@@ -47,40 +47,40 @@ def test_a_store_without_subscriptions_is_asked_ever_less(monkeypatch: pytest.Mo
     eventually(lambda: not [thread for thread in threading.enumerate() if thread.name == "celery-leader-listener"])
 
 
-def wakes(hints: Hints) -> bool:
+def wakes(notifications: Notifications) -> bool:
     """Whether a wait ends that would last for some moments."""
     begun = time.monotonic()
-    hints.wait(0.1)
+    notifications.wait(0.1)
     return time.monotonic() - begun < 0.05
 
 
 def test_news_of_who_is_known_end_no_wait() -> None:
     """Somebody else does, and so does nobody."""
-    hints = Hints()
-    hints.seen("a")
-    hints.heard("a")
-    assert not wakes(hints)
-    hints.heard("b")
-    assert wakes(hints)
-    hints.heard("")
-    assert wakes(hints)
-    hints.interrupt()
-    assert wakes(hints)
+    notifications = Notifications()
+    notifications.seen("a")
+    notifications.heard("a")
+    assert not wakes(notifications)
+    notifications.heard("b")
+    assert wakes(notifications)
+    notifications.heard("")
+    assert wakes(notifications)
+    notifications.interrupt()
+    assert wakes(notifications)
 
 
 def test_who_was_too_late_looks_again_in_no_hurry() -> None:
     """Until there is a vacancy again."""
-    hints = Hints()
-    hints.seen("")
-    hints.heard("b")
-    assert not wakes(hints)
-    hints.heard("")
-    assert wakes(hints)
+    notifications = Notifications()
+    notifications.seen("")
+    notifications.heard("b")
+    assert not wakes(notifications)
+    notifications.heard("")
+    assert wakes(notifications)
 
 
 def test_who_never_looked_is_woken_by_anything() -> None:
     """What there was before is not known."""
     for holder in ("", "a"):
-        hints = Hints()
-        hints.heard(holder)
-        assert wakes(hints)
+        notifications = Notifications()
+        notifications.heard(holder)
+        assert wakes(notifications)

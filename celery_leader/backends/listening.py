@@ -1,6 +1,6 @@
-"""What ends a lock's sleep before its time: news from the store, heard on a thread of its own.
+"""Notifications of a store, which end a lock's sleep before its time: heard on a thread of its own.
 
-News are hints. What is missed costs one poll, what is heard twice or out of order one look at the record.
+Notifications are only hints. A lost one costs a poll; one that comes twice or out of order costs a look at the record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from celery_leader.exceptions import LeaderError
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) one look for news lasts, where nothing else can end it.
+#: How long (seconds) one wait for notifications lasts, where nothing else can end it.
 LISTEN_TIME = 5.0
 #: How long (seconds) to leave a store alone that ended the subscription, and how long at most when it does so again
 #: and again: one that knows no subscriptions must not be asked each second for ever.
@@ -25,8 +25,8 @@ RESUBSCRIBE_DELAY = 1.0
 MAX_RESUBSCRIBE_DELAY = 30.0
 
 
-class Hints:
-    """One lock's: its user waits, its listener hears."""
+class Notifications:
+    """What one lock's user waits for, and its listener hears."""
 
     def __init__(self) -> None:
         """Know nobody."""
@@ -61,14 +61,14 @@ class Hints:
 class Listener(ABC):
     """Hears of changes of holder on a thread and a connection of its own, and subscribes again when it is cut off."""
 
-    def __init__(self, hints: Hints, name: str) -> None:
+    def __init__(self, notifications: Notifications, name: str) -> None:
         """Listen from now on.
 
         Args:
-            hints: Whom to tell.
+            notifications: Where to put what is heard.
             name: What is listened to, for logs.
         """
-        self._hints = hints
+        self._notifications = notifications
         self._name = name
         self._stopping = threading.Event()
         threading.Thread(target=self._run, name="celery-leader-listener", daemon=True).start()
@@ -78,7 +78,7 @@ class Listener(ABC):
         """Subscribe, until the block ends.
 
         Returns:
-            What waits up to so many seconds for news, and returns the holders that they tell of.
+            What waits up to so many seconds for notifications, and returns the holders that they name.
 
         Raises:
             StoreUnavailable: There was no answer, or there is no such thing there.
@@ -95,8 +95,8 @@ class Listener(ABC):
             try:
                 self._listen()
             except LeaderError as error:
-                logger.debug("Not told of changes for now: %s", error)
-            except Exception:  # a listener gives hints; whatever is wrong with it, the election polls
+                logger.debug("Change notifications unavailable, polling: %s", error)
+            except Exception:  # whatever is wrong with a listener, the election polls
                 if not self._stopping.is_set():  # one that is cut off may fail in any way
                     logger.exception("Listening to %s failed", self._name)
             lasted = time.monotonic() - begun
@@ -105,7 +105,7 @@ class Listener(ABC):
             self._stopping.wait(pause * random.uniform(0.5, 1))  # noqa: S311  # spreads requests
 
     def _listen(self) -> None:
-        with self.subscription() as news:
+        with self.subscription() as wait:
             while not self._stopping.is_set():
-                for holder in news(LISTEN_TIME):
-                    self._hints.heard(holder)
+                for holder in wait(LISTEN_TIME):
+                    self._notifications.heard(holder)

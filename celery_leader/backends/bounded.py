@@ -15,7 +15,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from celery_leader.election.runner import join
+from celery_leader.election.thread import join
 from celery_leader.exceptions import LeaderError, StoreUnavailable
 
 C = TypeVar("C")

@@ -1,4 +1,4 @@
-"""The thread among locks that fail or hang, callbacks that fail or block, and hints that mislead: it goes on."""
+"""The thread goes on among locks that fail or hang, callbacks that fail or block, notifications that mislead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import Candidacy, ElectionConfig, LeaderElector, SystemClock
-from celery_leader.election.runner import join
+from celery_leader.election.thread import join
 from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import sample_record
 from tests.election.running import FAST, SLOW, Harmful, Make, Uninterruptible, holder, leads
@@ -165,7 +165,7 @@ def test_nobody_waits_for_a_store_that_hangs(threads: Make, moment: str) -> None
     assert lock.stopped_in, "the call was under way all the time"
 
 
-def test_a_storm_of_hints_is_two_looks(threads: Make) -> None:
+def test_a_storm_of_notifications_is_two_looks(threads: Make) -> None:
     """However often the holder changes while a follower looks, it looks once more, then at its next poll (RV13)."""
     lock = Harmful()
     stored = lock.create(sample_record(holder_identity="other", lease_duration=60))
@@ -182,7 +182,7 @@ def test_a_storm_of_hints_is_two_looks(threads: Make) -> None:
     assert not any(lock.wait(0.02) or lock.calls.count("get") > 3 for _ in range(15))
 
 
-def test_hints_are_no_more_than_hints(threads: Make) -> None:
+def test_notifications_are_only_hints(threads: Make) -> None:
     """One that comes before the change can be seen costs a look, one that never comes a poll (N14)."""
 
     class Misleading(Harmful):

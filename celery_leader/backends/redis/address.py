@@ -22,7 +22,7 @@ from celery_leader.exceptions import ConfigurationError
 _SENTINEL_PORT = 26379
 _PORT = 6379
 
-#: A server whose machine is gone sends nothing, as one does that has no news: the system asks whether it is there.
+#: A server whose machine is gone sends nothing, like one without notifications: the system asks whether it is there.
 #: Seconds without a word, seconds between two questions, and how many; macOS calls the first one otherwise.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
@@ -160,7 +160,7 @@ def _bounded(timeout: float, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return *options* with what bounds each wait: half of *timeout* seconds to connect, half for a part of an answer.
 
     Without ``retry`` redis-py 8 would try again so often that a timeout of 1 s took 15 s (measured). Its health checks
-    end no wait for news: it does not miss the answer to its ``PING``.
+    end no wait for notifications: it does not miss the answer to its ``PING``.
     """
     half = timeout / 2
     bounds = {"socket_timeout": half, "socket_connect_timeout": half, "retry": Retry(NoBackoff(), 0)}

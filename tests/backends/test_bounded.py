@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from celery_leader.backends.session import Session, SessionThread
+from celery_leader.backends.bounded import Session, SessionThread
 from celery_leader.exceptions import RecordConflict, StoreUnavailable
 from tests.waiting import eventually
 
