@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from celery_leader.backends.effects import Admission
+from celery_leader.backends.base import Admission
 from celery_leader.backends.reading import Reading
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
@@ -166,7 +166,7 @@ class MemoryLedger:
         return True
 
 
-class MemoryEffects:
+class MemoryOnceStore:
     """Claims and notes behind a mutex."""
 
     _DONE = ""  # in an owner's place
@@ -179,7 +179,7 @@ class MemoryEffects:
         self._prune_at = 0.0
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """See :meth:`celery_leader.backends.Effects.begin`."""
+        """See :meth:`celery_leader.backends.OnceStore.begin`."""
         with self._mutex:
             held, until = self._look(task_id)
             if held == self._DONE:
@@ -190,20 +190,20 @@ class MemoryEffects:
             return Admission(may_run=True)
 
     def done(self, task_id: str, owner: str, seconds: float) -> bool:
-        """See :meth:`celery_leader.backends.Effects.done`."""
+        """See :meth:`celery_leader.backends.OnceStore.done`."""
         with self._mutex:
             held, _ = self._look(task_id)
             self._known[task_id] = (self._DONE, time.monotonic() + seconds)
             return held == owner
 
     def release(self, task_id: str, owner: str) -> None:
-        """See :meth:`celery_leader.backends.Effects.release`."""
+        """See :meth:`celery_leader.backends.OnceStore.release`."""
         with self._mutex:
             if self._look(task_id)[0] == owner:
                 del self._known[task_id]
 
     def close(self) -> None:
-        """See :meth:`celery_leader.backends.Effects.close`."""
+        """See :meth:`celery_leader.backends.OnceStore.close`."""
 
     def _look(self, task_id: str) -> tuple[str | None, float]:
         """Return who has *task_id* until when, None for nobody; forget now and then what has ended."""
@@ -224,7 +224,7 @@ class MemoryBackend:
         self._mutex = threading.Lock()
         self._locks: dict[str, MemoryLock] = {}
         self._ledgers: dict[str, MemoryLedger] = {}
-        self._effects = MemoryEffects()
+        self._once_store = MemoryOnceStore()
 
     def lock(self, election: str) -> MemoryLock:
         """See :meth:`celery_leader.backends.Backend.lock`."""
@@ -236,9 +236,9 @@ class MemoryBackend:
         with self._mutex:
             return self._ledgers.setdefault(election, MemoryLedger(election))
 
-    def effects(self) -> MemoryEffects:
-        """See :meth:`celery_leader.backends.Backend.effects`."""
-        return self._effects
+    def once_store(self) -> MemoryOnceStore:
+        """See :meth:`celery_leader.backends.Backend.once_store`."""
+        return self._once_store
 
     def check(self) -> None:
         """See :meth:`celery_leader.backends.Backend.check`."""

@@ -14,9 +14,9 @@ from celery_leader.exceptions import ConfigurationError
 # Models can't be imported before Django is set up, and the modules below import them: hence the imports in functions.
 if TYPE_CHECKING:
     from celery_leader.django.connection import OwnConnection
-    from celery_leader.django.effects import DjangoEffects
     from celery_leader.django.ledger import DjangoLedger
     from celery_leader.django.lock import DjangoLock
+    from celery_leader.django.once import DjangoOnceStore
 
 _OPTIONS = ("server_timeouts", "listen")
 
@@ -92,11 +92,11 @@ class DjangoBackend:
 
         return DjangoLedger(self._connection(), self._row(election), election)
 
-    def effects(self) -> DjangoEffects:
-        """See :meth:`celery_leader.backends.Backend.effects`."""
-        from celery_leader.django.effects import DjangoEffects
+    def once_store(self) -> DjangoOnceStore:
+        """See :meth:`celery_leader.backends.Backend.once_store`."""
+        from celery_leader.django.once import DjangoOnceStore
 
-        return DjangoEffects(self._connection(), self._prefix)
+        return DjangoOnceStore(self._connection(), self._prefix)
 
     def check(self) -> None:
         """See :meth:`celery_leader.backends.Backend.check`."""

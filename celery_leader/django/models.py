@@ -115,8 +115,8 @@ class LedgerTerm(models.Model):
         return f"{self.election}: {self.token}"
 
 
-class TickEffect(models.Model):
-    """What became of a tick at its consumers; see :class:`celery_leader.backends.Effects`."""
+class DeliveredTick(models.Model):
+    """What became of a tick at its consumers: a row of a :class:`celery_leader.backends.OnceStore`."""
 
     tick = ExactCharField(
         _("tick"), max_length=ELECTION_LENGTH, primary_key=True, help_text=_("The id of its task, after the prefix.")
@@ -130,8 +130,8 @@ class TickEffect(models.Model):
     class Meta:
         """Names."""
 
-        verbose_name = _("effect of a tick")
-        verbose_name_plural = _("effects of ticks")
+        verbose_name = _("delivered tick")
+        verbose_name_plural = _("delivered ticks")
         default_permissions = ()
 
     def __str__(self) -> str:

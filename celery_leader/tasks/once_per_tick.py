@@ -15,9 +15,9 @@ from celery import Task
 from celery.exceptions import Ignore, Reject
 
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
-from celery_leader.leadership.effects import TickGuard, guard_of
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
+from celery_leader.tasks.tick_guard import TickGuard, guard_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 from celery import Celery, Task
 
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.leadership.effects import guard_of
 from celery_leader.tasks.guarding import guard_on
 from celery_leader.tasks.leader_only import LeaderOnly, mark_of
 from celery_leader.tasks.once_per_tick import is_atomic
+from celery_leader.tasks.tick_guard import guard_of
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celery_leader.backends import open_backend
-from celery_leader.backends.memory import MemoryBackend, MemoryEffects, MemoryLedger, MemoryLock
-from celery_leader.testing import EffectsContract, LedgerContract, LockContract
+from celery_leader.backends.memory import MemoryBackend, MemoryLedger, MemoryLock, MemoryOnceStore
+from celery_leader.testing import LedgerContract, LockContract, OnceStoreContract
 
 
 class TestMemoryLock(LockContract):
@@ -36,15 +36,15 @@ class TestMemoryLedger(LedgerContract):
         self.backend.ledger("default").clear()
 
 
-class TestMemoryEffects(EffectsContract):
-    """MemoryEffects."""
+class TestMemoryOnceStore(OnceStoreContract):
+    """MemoryOnceStore."""
 
     @pytest.fixture(autouse=True)
     def _backend(self) -> None:
         self.backend = MemoryBackend()
 
-    def make_effects(self) -> MemoryEffects:
-        return self.backend.effects()
+    def make_once_store(self) -> MemoryOnceStore:
+        return self.backend.once_store()
 
 
 def test_unnamed_memory_is_private_and_named_memory_is_shared() -> None:

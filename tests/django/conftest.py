@@ -54,7 +54,7 @@ def backend_of() -> Iterator[Callable[..., DjangoBackend]]:
             backend = open_backend(f"django-db://{alias}", **settings)
             for kind in ("lock", "ledger"):
                 setattr(backend, kind, _closing(getattr(backend, kind), stack, "default"))
-            backend.effects = _closing(backend.effects, stack)  # type: ignore[method-assign]
+            backend.once_store = _closing(backend.once_store, stack)  # type: ignore[method-assign]
             return backend
 
         yield make

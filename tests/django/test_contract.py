@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_leader.testing import (
-    EffectsContract,
     LedgerContract,
     LockContract,
     NetworkedLedgerContract,
     NetworkedLockContract,
+    OnceStoreContract,
 )
 from tests.django.made import PREFIX, OnAlias, OverNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_leader.django.effects import DjangoEffects
+    from celery_leader.django.once import DjangoOnceStore
 
 
 class TestDjangoLock(OnAlias, LockContract):
@@ -49,12 +49,12 @@ class TestDjangoLedgerOverNetwork(OverNetwork, NetworkedLedgerContract):
     make_ledger, make_ledger_through = OverNetwork.make, OverNetwork.make_through
 
 
-class TestDjangoEffects(EffectsContract):
-    """DjangoEffects."""
+class TestDjangoOnceStore(OnceStoreContract):
+    """DjangoOnceStore."""
 
     @pytest.fixture(autouse=True)
     def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
         self.backend = backend_of(alias, prefix=PREFIX)
 
-    def make_effects(self) -> DjangoEffects:
-        return self.backend.effects()
+    def make_once_store(self) -> DjangoOnceStore:
+        return self.backend.once_store()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.db import OperationalError, connections
 
-from celery_leader.django.models import Election, LedgerTerm, PeriodicRun, TickEffect
+from celery_leader.django.models import DeliveredTick, Election, LedgerTerm, PeriodicRun
 from celery_leader.exceptions import (
     LeadershipLost,
     RecordConflict,
@@ -284,19 +284,19 @@ def test_a_character_that_a_column_lacks_is_an_answer(
             call(1, [sample_claim()])
 
 
-class TestEffects:
+class TestOnceStore:
     """The rows of ticks at their consumers."""
 
     def test_an_end_that_no_date_can_hold_is_over(self, alias: str, backend_of: Callable[..., Any]) -> None:
         """The tick is not blocked by it for ever."""
-        effects = backend_of(alias).effects()
+        once_store = backend_of(alias).once_store()
         for value in NO_DATES[connections[alias].vendor]:
-            TickEffect.objects.using(alias).all().delete()
-            assert effects.begin("tick", "a", 60).may_run
-            write(alias, "celery_leader_tickeffect", "ends_at", value)
-            assert effects.begin("tick", "b", 60).may_run
-            assert effects.done("tick", "b", 60)
-            assert effects.begin("tick", "c", 60).is_done
+            DeliveredTick.objects.using(alias).all().delete()
+            assert once_store.begin("tick", "a", 60).may_run
+            write(alias, "celery_leader_deliveredtick", "ends_at", value)
+            assert once_store.begin("tick", "b", 60).may_run
+            assert once_store.done("tick", "b", 60)
+            assert once_store.begin("tick", "c", 60).is_done
 
 
 def test_damage_costs_no_time(alias: str, backend_of: Callable[..., Any]) -> None:

@@ -14,11 +14,11 @@ from django.db import connections, transaction
 from celery_leader.django.models import Fence
 from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import (
-    EffectsContract,
     LedgerContract,
     LockContract,
     NetworkedLedgerContract,
     NetworkedLockContract,
+    OnceStoreContract,
     sample_record,
 )
 from tests.databases import database, emptied
@@ -31,7 +31,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_leader.django.effects import DjangoEffects
+    from celery_leader.django.once import DjangoOnceStore
     from tests.servers import PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -113,15 +113,15 @@ class TestPooledLedgerOverNetwork(PooledOverNetwork, NetworkedLedgerContract):
     make_ledger, make_ledger_through = PooledOverNetwork.make, PooledOverNetwork.make_through
 
 
-class TestPooledEffects(EffectsContract):
-    """DjangoEffects."""
+class TestPooledOnceStore(OnceStoreContract):
+    """DjangoOnceStore."""
 
     @pytest.fixture(autouse=True)
     def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
         self.backend = backend_of(alias, prefix=PREFIX, options=OPTIONS)
 
-    def make_effects(self) -> DjangoEffects:
-        return self.backend.effects()
+    def make_once_store(self) -> DjangoOnceStore:
+        return self.backend.once_store()
 
 
 def test_many_locks_share_few_sessions(alias: str, backend_of: Callable[..., Any]) -> None:

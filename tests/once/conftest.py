@@ -12,10 +12,10 @@ from celery.exceptions import Ignore, Reject
 
 import celery_leader
 from celery_leader import once_per_tick
-from celery_leader.backends.memory import MemoryEffects
+from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.beat.ticks import task_id
-from celery_leader.leadership.effects import guard_of
 from celery_leader.ledger import DUE_HEADER, Tick
+from celery_leader.tasks.tick_guard import guard_of
 from tests.tasks import deliveries
 from tests.tasks.deliveries import taken
 
@@ -39,10 +39,10 @@ def app() -> Iterator[Celery]:
 
 
 @pytest.fixture
-def effects(app: Celery) -> MemoryEffects:
+def once_store(app: Celery) -> MemoryOnceStore:
     """What the app's store knows of ticks."""
-    store = guard_of(app)._effects
-    assert isinstance(store, MemoryEffects)
+    store = guard_of(app)._once_store
+    assert isinstance(store, MemoryOnceStore)
     return store
 
 

@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject
 
 import celery_leader
 from celery_leader import leader_only, once_per_tick
-from celery_leader.backends.memory import MemoryEffects
+from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.beat.ticks import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
@@ -152,10 +152,10 @@ def test_a_task_that_gives_its_message_back_is_not_done(app: Celery) -> None:
 
 
 @pytest.mark.parametrize("acks_late", [False, True])
-def test_a_delivery_beside_another_is_put_off(app: Celery, effects: MemoryEffects, acks_late: bool) -> None:
+def test_a_delivery_beside_another_is_put_off(app: Celery, once_store: MemoryOnceStore, acks_late: bool) -> None:
     """By the same message, to the same queue, with a countdown; it counts as no retry."""
     runs = Runs(app, acks_late=acks_late)
-    effects.begin(NAME, "other", 5)
+    once_store.begin(NAME, "other", 5)
     before = datetime.now(timezone.utc)
     assert is_dropped(deliver(runs.task, queue="mine", retries=1))
     (message,) = taken(app, "mine")
@@ -164,15 +164,15 @@ def test_a_delivery_beside_another_is_put_off(app: Celery, effects: MemoryEffect
     pause = (datetime.fromisoformat(message.headers["eta"]) - before).total_seconds()
     assert 3 < pause < 8
     assert runs.count == 0
-    effects.release(NAME, "other")
+    once_store.release(NAME, "other")
     assert deliver(runs.task, retries=1) is None
     assert runs.count == 1
 
 
-def test_a_pause_is_shorter_than_the_brokers_patience(app: Celery, effects: MemoryEffects) -> None:
+def test_a_pause_is_shorter_than_the_brokers_patience(app: Celery, once_store: MemoryOnceStore) -> None:
     """Redis delivers again what was held longer than its visibility timeout, and each would be put off again."""
     app.conf.broker_transport_options = {"visibility_timeout": 8}
-    effects.begin(NAME, "other", 600)
+    once_store.begin(NAME, "other", 600)
     before = datetime.now(timezone.utc)
     deliver(Runs(app).task)
     (message,) = taken(app)
@@ -189,16 +189,16 @@ def test_of_many_deliveries_at_once_one_runs(app: Celery) -> None:
 
 
 def test_a_run_longer_than_its_claim_is_told_of(
-    app: Celery, effects: MemoryEffects, caplog: pytest.LogCaptureFixture
+    app: Celery, once_store: MemoryOnceStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Another delivery may have run beside it: the claim was too short."""
 
     def act() -> None:
-        effects._known[NAME] = ("other", effects._known[NAME][1])  # as if it had ended, and another had begun
+        once_store._known[NAME] = ("other", once_store._known[NAME][1])  # as if it had ended, and another had begun
 
     deliver(Runs(app, act).task)
     assert "may have run twice" in caplog.text
-    assert effects.begin(NAME, "third", 1).is_done
+    assert once_store.begin(NAME, "third", 1).is_done
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_run_longer_than_its_claim_is_told_of(
 )
 def test_a_claim_outlasts_the_task(
     app: Celery,
-    effects: MemoryEffects,
+    once_store: MemoryOnceStore,
     monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
     timeout: float | None,
@@ -224,14 +224,14 @@ def test_a_claim_outlasts_the_task(
     """By 10 s, when it has a hard time limit: the message's own, the task's, or the app's. Else an hour, or as told."""
     app.conf.task_time_limit = conf
     claimed: list[float] = []
-    begin = effects.begin
-    monkeypatch.setattr(effects, "begin", lambda *call: claimed.append(call[2]) or begin(*call), raising=False)
+    begin = once_store.begin
+    monkeypatch.setattr(once_store, "begin", lambda *call: claimed.append(call[2]) or begin(*call), raising=False)
     deliver(Runs(app, guard=once_per_tick(timeout=timeout), **options).task, **request_)
     assert claimed == [seconds]
 
 
 @pytest.mark.parametrize("leader_first", [True, False])
-def test_it_stands_above_or_below_leader_only(app: Celery, effects: MemoryEffects, leader_first: bool) -> None:
+def test_it_stands_above_or_below_leader_only(app: Celery, once_store: MemoryOnceStore, leader_first: bool) -> None:
     """A follower gives the tick back, which leaves it undone; the leader runs it, once."""
 
     def guard(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -244,10 +244,10 @@ def test_it_stands_above_or_below_leader_only(app: Celery, effects: MemoryEffect
     assert taken(app, queue) == []
     assert runs.count == 0
     with forced_leader(fencing_token=7):
-        effects.begin(NAME, "other", 600)
+        once_store.begin(NAME, "other", 600)
         assert is_dropped(deliver(runs.task, queue=queue))
         assert len(taken(app, queue)) == 1
-        effects.release(NAME, "other")
+        once_store.release(NAME, "other")
         assert deliver(runs.task, queue=queue) is None
         assert is_dropped(deliver(runs.task, queue=queue))
     assert runs.count == 1

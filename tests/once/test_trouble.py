@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_leader.backends.memory import MemoryEffects
+from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
-from celery_leader.leadership import effects as guards
 from celery_leader.tasks import once_per_tick
+from celery_leader.tasks import tick_guard as guards
 from celery_leader.tasks.once_per_tick import SHORTEST_PAUSE
 from tests.once.conftest import NAME, TICK, Runs, deliver, is_dropped
 from tests.tasks.deliveries import taken
@@ -21,10 +21,10 @@ class Unavailable:
 
     only_the_answer = False  # is lost
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, effects: MemoryEffects, method: str, count: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, once_store: MemoryOnceStore, method: str, count: int) -> None:
         """Let *method* fail."""
-        self.left, self._real = count, getattr(effects, method)
-        monkeypatch.setattr(effects, method, self._call, raising=False)
+        self.left, self._real = count, getattr(once_store, method)
+        monkeypatch.setattr(once_store, method, self._call, raising=False)
 
     def _call(self, *arguments: Any) -> Any:
         if not self.left:
@@ -36,22 +36,22 @@ class Unavailable:
 
 
 def test_an_answer_that_was_lost_is_asked_for_again(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim had been written: it is ours."""
     runs = Runs(app)
-    Unavailable(monkeypatch, effects, "begin", 1).only_the_answer = True
+    Unavailable(monkeypatch, once_store, "begin", 1).only_the_answer = True
     assert deliver(runs.task) is None
     assert runs.count == 1
 
 
 @pytest.mark.parametrize("acks_late", [False, True])
 def test_a_store_that_does_not_answer_puts_the_tick_off(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
     """It is neither run blindly nor lost."""
     runs = Runs(app, acks_late=acks_late)
-    monkeypatch.setattr(effects, "_look", lambda task_id: (_ for _ in ()).throw(StoreUnavailable("store away")))
+    monkeypatch.setattr(once_store, "_look", lambda task_id: (_ for _ in ()).throw(StoreUnavailable("store away")))
     assert is_dropped(deliver(runs.task))
     assert runs.count == 0
     monkeypatch.undo()
@@ -62,13 +62,13 @@ def test_a_store_that_does_not_answer_puts_the_tick_off(
 
 @pytest.mark.parametrize("acks_late", [False, True])
 def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch, acks_late: bool
 ) -> None:
     """It goes back, after a pause; if it was acknowledged and can't, the task fails for all to see."""
     pauses: list[float] = []
     monkeypatch.setattr(once_per_tick.time, "sleep", pauses.append)
     runs = Runs(app, acks_late=acks_late)
-    effects.begin(NAME, "other", 600)
+    once_store.begin(NAME, "other", 600)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
         assert bool(kwargs.get("retry_policy")) is not acks_late
@@ -83,30 +83,30 @@ def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
 
 
 def test_a_tick_that_is_done_waits_for_the_store(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its effect is there; a short outage does not make it come twice."""
     monkeypatch.setattr(guards, "PAUSE", 0.01)
     runs = Runs(app)
-    away = Unavailable(monkeypatch, effects, "done", 3)
+    away = Unavailable(monkeypatch, once_store, "done", 3)
     assert deliver(runs.task) is None
     assert away.left == 0
     assert is_dropped(deliver(runs.task))
 
 
 def test_a_tick_that_is_done_does_not_wait_for_ever(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It succeeds, and the log tells that its note is missing."""
     monkeypatch.setattr(guards, "PATIENCE", 0.0)
     runs = Runs(app)
-    Unavailable(monkeypatch, effects, "done", 1)
+    Unavailable(monkeypatch, once_store, "done", 1)
     assert deliver(runs.task) is None
     assert f"Tick {NAME} is done, which could not be noted" in caplog.text
 
 
 def test_a_claim_is_given_back_by_a_second_try(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A connection that was idle while the task ran may have been cut."""
 
@@ -115,14 +115,14 @@ def test_a_claim_is_given_back_by_a_second_try(
             raise ValueError("no")
 
     runs = Runs(app, act)
-    away = Unavailable(monkeypatch, effects, "release", 1)
+    away = Unavailable(monkeypatch, once_store, "release", 1)
     assert deliver(runs.task).state == "FAILURE"
     assert away.left == 0
     assert deliver(runs.task) is None
 
 
 def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
-    app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And the log tells how long the tick will wait."""
 
@@ -130,15 +130,15 @@ def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
         raise ValueError("no")
 
     runs = Runs(app, act)
-    Unavailable(monkeypatch, effects, "release", 2)
+    Unavailable(monkeypatch, once_store, "release", 2)
     assert "no" in str(deliver(runs.task).retval)
     assert "can't be tried again before its claim has ended" in caplog.text
 
 
-def test_a_store_is_asked_for_a_week(app: Celery, effects: MemoryEffects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_is_asked_for_a_week(app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or as long as ``leader_tick_retention`` says."""
     kept: list[float] = []
-    monkeypatch.setattr(effects, "done", lambda *call: kept.append(call[2]) or True, raising=False)
+    monkeypatch.setattr(once_store, "done", lambda *call: kept.append(call[2]) or True, raising=False)
     deliver(Runs(app).task)
     assert kept == [7 * 24 * 3600]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from celery_leader.backends.redis.address import parse
 from celery_leader.backends.redis.client import RedisClient
-from celery_leader.backends.redis.effects import RedisEffects
 from celery_leader.backends.redis.ledger import RedisLedger
 from celery_leader.backends.redis.lock import RedisLock
+from celery_leader.backends.redis.once import RedisOnceStore
 from celery_leader.exceptions import StoreUnavailable
 
-__all__ = ["RedisBackend", "RedisEffects", "RedisLedger", "RedisLock", "open_redis"]
+__all__ = ["RedisBackend", "RedisLedger", "RedisLock", "RedisOnceStore", "open_redis"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class RedisBackend:
         """See :meth:`celery_leader.backends.Backend.ledger`."""
         return RedisLedger(RedisClient(self._place), election, *self._keys(election, "ledger"))
 
-    def effects(self) -> RedisEffects:
-        """See :meth:`celery_leader.backends.Backend.effects`."""
-        return RedisEffects(RedisClient(self._place), f"{self._prefix}:once:")
+    def once_store(self) -> RedisOnceStore:
+        """See :meth:`celery_leader.backends.Backend.once_store`."""
+        return RedisOnceStore(RedisClient(self._place), f"{self._prefix}:once:")
 
     def _keys(self, election: str, *names: str) -> list[str]:
         # In a cluster the part in braces alone decides where a key lives: all keys of an election live together.

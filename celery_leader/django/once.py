@@ -14,7 +14,7 @@ from django.db.models import ExpressionWrapper
 
 from celery_leader.backends import Admission
 from celery_leader.django.fields import DatabaseNow, UtcDateTimeField
-from celery_leader.django.models import ELECTION_LENGTH, TickEffect
+from celery_leader.django.models import ELECTION_LENGTH, DeliveredTick
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ PRUNED_TOGETHER = 500
 _MOST_SWAPS = 3
 
 
-class DjangoEffects:
-    """Rows of :class:`~celery_leader.django.models.TickEffect`, one a tick.
+class DjangoOnceStore:
+    """Rows of :class:`~celery_leader.django.models.DeliveredTick`, one a tick.
 
     Claims are single statements in autocommit: no row stays locked, so no delivery waits for another and none can
     deadlock.
@@ -44,24 +44,24 @@ class DjangoEffects:
         self._prune_at = time.monotonic()
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """See :meth:`celery_leader.backends.Effects.begin`."""
+        """See :meth:`celery_leader.backends.OnceStore.begin`."""
         admission = self._connection.run(partial(self._begin, self._name(task_id), owner, seconds))
         if time.monotonic() >= self._prune_at:
             self._prune()
         return admission
 
     def done(self, task_id: str, owner: str, seconds: float) -> bool:
-        """See :meth:`celery_leader.backends.Effects.done`."""
+        """See :meth:`celery_leader.backends.OnceStore.done`."""
         return self._connection.run(partial(self._done, self._name(task_id), owner, seconds))
 
     def release(self, task_id: str, owner: str) -> None:
-        """See :meth:`celery_leader.backends.Effects.release`."""
+        """See :meth:`celery_leader.backends.OnceStore.release`."""
         name = self._name(task_id)
         self._connection.run(lambda using: _rows(using).filter(pk=name, owner=owner, done=False).delete())
 
     @contextmanager
     def transaction(self, task_id: str, owner: str, seconds: float) -> Iterator[None]:
-        """See :meth:`celery_leader.backends.TransactionalEffects.transaction`.
+        """See :meth:`celery_leader.backends.TransactionalOnceStore.transaction`.
 
         The row is written last, so that it is not locked while the block runs.
         """
@@ -77,7 +77,7 @@ class DjangoEffects:
         return self._connection.describe()
 
     def close(self) -> None:
-        """See :meth:`celery_leader.backends.Effects.close`."""
+        """See :meth:`celery_leader.backends.OnceStore.close`."""
         self._connection.close()
 
     def _name(self, task_id: str) -> str:
@@ -92,7 +92,7 @@ class DjangoEffects:
     # -- statements --------------------------------------------------------------------------------------------
 
     def _begin(self, name: str, owner: str, seconds: float, using: str) -> Admission:
-        row = TickEffect(tick=name, owner=owner, ends_at=_in(seconds))
+        row = DeliveredTick(tick=name, owner=owner, ends_at=_in(seconds))
         wait = 0.0
         _rows(using).bulk_create([row], ignore_conflicts=True)
         for _ in range(_MOST_SWAPS):
@@ -121,7 +121,7 @@ class DjangoEffects:
             return True
         has_target = connections[using].features.supports_update_conflicts_with_target
         _rows(using).bulk_create(
-            [TickEffect(tick=name, owner=owner, **note)],
+            [DeliveredTick(tick=name, owner=owner, **note)],
             update_conflicts=True,
             update_fields=["owner", "done", "ends_at"],
             unique_fields=["tick"] if has_target else None,
@@ -139,8 +139,8 @@ class DjangoEffects:
             return
 
 
-def _rows(using: str) -> QuerySet[TickEffect]:
-    rows: QuerySet[TickEffect] = TickEffect.objects.using(using)
+def _rows(using: str) -> QuerySet[DeliveredTick]:
+    rows: QuerySet[DeliveredTick] = DeliveredTick.objects.using(using)
     return rows
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from celery_leader.backends import Admission, Effects, TransactionalEffects
+from celery_leader.backends import Admission, OnceStore, TransactionalOnceStore
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership.campaign import backend_of
 from celery_leader.settings import LeaderSettings
@@ -27,9 +27,9 @@ PATIENCE, PAUSE = 30.0, 1.0
 class TickGuard:
     """One app's way to its store. Serves all threads of a process."""
 
-    def __init__(self, effects: Effects, *, retention: float) -> None:
-        """Remember ticks that were done for *retention* seconds in *effects*."""
-        self._effects = effects
+    def __init__(self, once_store: OnceStore, *, retention: float) -> None:
+        """Remember ticks that were done for *retention* seconds in *once_store*."""
+        self._once_store = once_store
         self._retention = retention
 
     def require_transactions(self) -> None:
@@ -41,12 +41,12 @@ class TickGuard:
         self._transactional()
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """Claim a tick; see :meth:`celery_leader.backends.Effects.begin`. A second try is made at once.
+        """Claim a tick; see :meth:`celery_leader.backends.OnceStore.begin`. A second try is made at once.
 
         Raises:
             StoreUnavailable: There was no answer to either.
         """
-        return _twice(partial(self._effects.begin, task_id, owner, seconds))
+        return _twice(partial(self._once_store.begin, task_id, owner, seconds))
 
     @contextmanager
     def running(self, task_id: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
@@ -66,20 +66,20 @@ class TickGuard:
             raise
         self._note(task_id, owner)
 
-    def _transactional(self) -> TransactionalEffects:
-        if not isinstance(self._effects, TransactionalEffects):
+    def _transactional(self) -> TransactionalOnceStore:
+        if not isinstance(self._once_store, TransactionalOnceStore):
             raise ConfigurationError(
                 "@once_per_tick(atomic=True) commits a task's writes together with the note that it is done, so the "
                 "note must be in that database: set leader_backend to django-db://<alias>, or leave atomic out."
             )
-        return self._effects
+        return self._once_store
 
     def _note(self, task_id: str, owner: str) -> None:
         """Note that a tick is done. The effect is there, so nothing is raised when it can't be noted."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if not self._effects.done(task_id, owner, self._retention):
+                if not self._once_store.done(task_id, owner, self._retention):
                     logger.warning(
                         "Tick %s ran longer than its claim lasted, or its claim was lost: it may have run twice. "
                         "Give @once_per_tick a longer timeout.", task_id,
@@ -96,7 +96,7 @@ class TickGuard:
 
     def _release(self, task_id: str, owner: str) -> None:
         try:
-            _twice(partial(self._effects.release, task_id, owner))
+            _twice(partial(self._once_store.release, task_id, owner))
         except StoreUnavailable as error:
             logger.warning("Tick %s can't be tried again before its claim has ended: %s", task_id, error)
 
@@ -122,6 +122,6 @@ def guard_of(app: Any) -> TickGuard:
     guards, pid = _guards.setdefault(app, {}), os.getpid()
     if pid not in guards:
         settings = LeaderSettings.from_app(app)
-        guard = TickGuard(backend_of(settings, app.main).effects(), retention=settings.tick_retention)
+        guard = TickGuard(backend_of(settings, app.main).once_store(), retention=settings.tick_retention)
         guards.setdefault(pid, guard)  # of threads that all make one, the first one's counts
     return guards[pid]

@@ -6,13 +6,13 @@ import logging
 import math
 from typing import Any
 
-from celery_leader.backends.effects import Admission
+from celery_leader.backends.base import Admission
 from celery_leader.backends.redis.client import RedisClient
 
 logger = logging.getLogger(__name__)
 
 
-class RedisEffects:
+class RedisOnceStore:
     """Keys that end by themselves.
 
     A server with a policy of ``volatile-*`` that runs out of memory evicts them before their time; a tick that is
@@ -25,7 +25,7 @@ class RedisEffects:
         self._prefix = prefix
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """See :meth:`celery_leader.backends.Effects.begin`."""
+        """See :meth:`celery_leader.backends.OnceStore.begin`."""
         outcome, *rest = self._run("begin", task_id, owner, seconds)
         if outcome == "busy":
             return Admission(wait=max(0, int(rest[0])) / 1000)
@@ -38,18 +38,18 @@ class RedisEffects:
         return Admission(may_run=outcome == "begun", is_done=outcome == "done")
 
     def done(self, task_id: str, owner: str, seconds: float) -> bool:
-        """See :meth:`celery_leader.backends.Effects.done`."""
+        """See :meth:`celery_leader.backends.OnceStore.done`."""
         return bool(self._run("done", task_id, owner, seconds)[0] == "held")
 
     def release(self, task_id: str, owner: str) -> None:
-        """See :meth:`celery_leader.backends.Effects.release`."""
+        """See :meth:`celery_leader.backends.OnceStore.release`."""
         self._run("release", task_id, owner)
 
     def close(self) -> None:
-        """See :meth:`celery_leader.backends.Effects.close`."""
+        """See :meth:`celery_leader.backends.OnceStore.close`."""
         self._client.close()
 
     def _run(self, verb: str, task_id: str, owner: str, seconds: float = 0.0) -> list[Any]:
         milliseconds = str(max(1, math.ceil(seconds * 1000)))
-        outcome, *rest = self._client.run("effects", [f"{self._prefix}{task_id}"], [verb, owner, milliseconds])
+        outcome, *rest = self._client.run("once", [f"{self._prefix}{task_id}"], [verb, owner, milliseconds])
         return [outcome.decode() if isinstance(outcome, bytes) else outcome, *rest]

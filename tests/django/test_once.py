@@ -14,14 +14,14 @@ from django.db import IntegrityError, connections, transaction
 
 import celery_leader
 from celery_leader import leader_only, once_per_tick
-from celery_leader.django import effects as module
-from celery_leader.django.models import Fence, TickEffect
+from celery_leader.django import once as module
+from celery_leader.django.models import DeliveredTick, Fence
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
-from celery_leader.leadership.effects import guard_of
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
+from celery_leader.tasks.tick_guard import guard_of
 from celery_leader.testing.contests import race
-from celery_leader.testing.effects_contract import LONG, SHORT, TICK
+from celery_leader.testing.once_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
 from tests.once.conftest import DUE, deliver, is_dropped
 from tests.tasks.deliveries import taken
@@ -42,35 +42,35 @@ def write(alias: str, text: str) -> None:
 
 def test_a_tick_is_few_statements(alias: str, backend_of: Callable[..., Any]) -> None:
     """A look for what has ended comes with the first, and not again for a while."""
-    effects = backend_of(alias).effects()
-    assert statements_of(effects, lambda: effects.begin(TICK, "a", LONG)) == ["INSERT", "SELECT", "SELECT"]
-    assert statements_of(effects, lambda: effects.done(TICK, "a", LONG)) == ["UPDATE"]
-    assert statements_of(effects, lambda: effects.begin(TICK, "b", LONG)) == ["INSERT", "SELECT"]
+    once_store = backend_of(alias).once_store()
+    assert statements_of(once_store, lambda: once_store.begin(TICK, "a", LONG)) == ["INSERT", "SELECT", "SELECT"]
+    assert statements_of(once_store, lambda: once_store.done(TICK, "a", LONG)) == ["UPDATE"]
+    assert statements_of(once_store, lambda: once_store.begin(TICK, "b", LONG)) == ["INSERT", "SELECT"]
 
 
 def test_rows_name_tick_and_prefix(alias: str, backend_of: Callable[..., Any]) -> None:
     """What an operator sees. Times are by the database's clock, whatever the project's time zone is."""
-    effects = backend_of(alias, prefix="proj").effects()
-    effects.begin(TICK, "a", 3600)
-    row = TickEffect.objects.using(alias).annotate(now=module.DatabaseNow()).get()
+    once_store = backend_of(alias, prefix="proj").once_store()
+    once_store.begin(TICK, "a", 3600)
+    row = DeliveredTick.objects.using(alias).annotate(now=module.DatabaseNow()).get()
     assert str(row) == f"proj:{TICK}: claimed"
     assert timedelta(minutes=59) < row.ends_at - row.now <= timedelta(hours=1)
-    effects.done(TICK, "a", 7200)
-    row = TickEffect.objects.using(alias).annotate(now=module.DatabaseNow()).get()
+    once_store.done(TICK, "a", 7200)
+    row = DeliveredTick.objects.using(alias).annotate(now=module.DatabaseNow()).get()
     assert str(row) == f"proj:{TICK}: done"
     assert timedelta(minutes=119) < row.ends_at - row.now <= timedelta(hours=2)
 
 
 def test_deployments_do_not_meet(alias: str, backend_of: Callable[..., Any]) -> None:
     """They share a database, each with its prefix."""
-    backend_of(alias, prefix="one").effects().done(TICK, "a", LONG)
-    assert backend_of(alias, prefix="two").effects().begin(TICK, "b", LONG).may_run
+    backend_of(alias, prefix="one").once_store().done(TICK, "a", LONG)
+    assert backend_of(alias, prefix="two").once_store().begin(TICK, "b", LONG).may_run
 
 
 def test_a_name_that_does_not_fit_is_refused(sqlite_alias: str, backend_of: Callable[..., Any]) -> None:
     """Cut off, it would be another tick's."""
     with pytest.raises(ConfigurationError, match="a database keeps 255"):
-        backend_of(sqlite_alias, prefix="p" * 250).effects().begin(TICK, "a", LONG)
+        backend_of(sqlite_alias, prefix="p" * 250).once_store().begin(TICK, "a", LONG)
 
 
 def test_what_has_ended_is_deleted_in_batches(
@@ -78,15 +78,15 @@ def test_what_has_ended_is_deleted_in_batches(
 ) -> None:
     """As long as batches are full, at each tick; then a look a minute. What lasts is left alone."""
     monkeypatch.setattr(module, "PRUNED_TOGETHER", 3)
-    effects = backend_of(alias).effects()
-    effects.done("lasts", "a", LONG)
+    once_store = backend_of(alias).once_store()
+    once_store.done("lasts", "a", LONG)
     for number in range(5):
-        effects.done(f"{number}", "a", 0.001)
-    rows = TickEffect.objects.using(alias)
+        once_store.done(f"{number}", "a", 0.001)
+    rows = DeliveredTick.objects.using(alias)
     eventually(lambda: rows.filter(ends_at__lt=module.DatabaseNow()).count() == 5)
     counts = []
     for number in range(3):
-        effects.begin(f"new{number}", "b", LONG)
+        once_store.begin(f"new{number}", "b", LONG)
         counts.append(rows.count())
     assert counts == [4, 3, 4]
     assert set(rows.values_list("pk", flat=True)) == {"lasts", "new0", "new1", "new2"}
@@ -96,7 +96,7 @@ def test_a_delivery_does_not_wait_for_a_transaction_that_runs(
     server_alias: str, backend_of: Callable[..., Any]
 ) -> None:
     """Nothing is locked while the task runs: others are told at once that it does."""
-    one, two = backend_of(server_alias).effects(), backend_of(server_alias, timeout=2).effects()
+    one, two = backend_of(server_alias).once_store(), backend_of(server_alias, timeout=2).once_store()
     one.begin(TICK, "a", LONG)
     with one.transaction(TICK, "a", LONG):
         write(server_alias, "a")
@@ -107,40 +107,40 @@ def test_a_delivery_does_not_wait_for_a_transaction_that_runs(
 
 def test_a_write_and_its_note_are_committed_together(alias: str, backend_of: Callable[..., Any]) -> None:
     """Or neither."""
-    effects = backend_of(alias).effects()
-    effects.begin(TICK, "a", LONG)
-    with pytest.raises(IntegrityError), effects.transaction(TICK, "a", LONG):
+    once_store = backend_of(alias).once_store()
+    once_store.begin(TICK, "a", LONG)
+    with pytest.raises(IntegrityError), once_store.transaction(TICK, "a", LONG):
         Fence.objects.using(alias).bulk_create([Fence(election=name, token=1) for name in "aba"])
     assert written(alias) == []
-    assert effects.begin(TICK, "a", LONG).may_run
-    with effects.transaction(TICK, "a", LONG):
+    assert once_store.begin(TICK, "a", LONG).may_run
+    with once_store.transaction(TICK, "a", LONG):
         write(alias, "a")
     assert written(alias) == ["a"]
-    assert effects.begin(TICK, "b", LONG).is_done
+    assert once_store.begin(TICK, "b", LONG).is_done
 
 
 def test_a_transaction_whose_claim_was_taken_over_is_rolled_back(alias: str, backend_of: Callable[..., Any]) -> None:
     """However the clocks went, and whether the other has ended or not."""
-    effects = backend_of(alias).effects()
-    for finish in (lambda: None, lambda: effects.done(TICK, "b", LONG), lambda: effects.release(TICK, "b")):
-        TickEffect.objects.using(alias).all().delete()
-        effects.begin(TICK, "a", SHORT)
-        eventually(lambda: effects.begin(TICK, "b", LONG).may_run)
+    once_store = backend_of(alias).once_store()
+    for finish in (lambda: None, lambda: once_store.done(TICK, "b", LONG), lambda: once_store.release(TICK, "b")):
+        DeliveredTick.objects.using(alias).all().delete()
+        once_store.begin(TICK, "a", SHORT)
+        eventually(lambda: once_store.begin(TICK, "b", LONG).may_run)
         finish()
-        with pytest.raises(RecordConflict), effects.transaction(TICK, "a", LONG):
+        with pytest.raises(RecordConflict), once_store.transaction(TICK, "a", LONG):
             write(alias, "a")
     assert written(alias) == []
 
 
 def test_of_many_runs_whose_claims_ended_one_commits(server_alias: str, backend_of: Callable[..., Any]) -> None:
     """Eight ran beside each other, because each claim was too short: the last to claim it has the effect."""
-    effects = backend_of(server_alias).effects()
+    once_store = backend_of(server_alias).once_store()
     for index in range(8):
-        eventually(lambda index=index: effects.begin(TICK, f"{index}", SHORT).may_run)
+        eventually(lambda index=index: once_store.begin(TICK, f"{index}", SHORT).may_run)
 
     def run(index: int) -> None:
         try:
-            with effects.transaction(TICK, f"{index}", LONG):
+            with once_store.transaction(TICK, f"{index}", LONG):
                 write(server_alias, f"{index}")
         finally:
             connections[server_alias].close()
@@ -153,14 +153,14 @@ def test_of_many_runs_whose_claims_ended_one_commits(server_alias: str, backend_
 
 def test_a_database_that_is_locked_gives_no_answer(server_alias: str, backend_of: Callable[..., Any]) -> None:
     """In no more time than it may take; afterwards the tick is free."""
-    effects = backend_of(server_alias, timeout=1).effects()
+    once_store = backend_of(server_alias, timeout=1).once_store()
     with transaction.atomic(using=server_alias):
-        TickEffect.objects.using(server_alias).create(tick=TICK, owner="a", ends_at=module.DatabaseNow())
+        DeliveredTick.objects.using(server_alias).create(tick=TICK, owner="a", ends_at=module.DatabaseNow())
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            effects.begin(TICK, "b", LONG)
+            once_store.begin(TICK, "b", LONG)
         assert time.monotonic() - begun < 3
-    assert effects.begin(TICK, "b", LONG).may_run
+    assert once_store.begin(TICK, "b", LONG).may_run
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def task(alias: str) -> Any:
 
     yield make
     for app in apps:
-        guard_of(app)._effects.close()
+        guard_of(app)._once_store.close()
         app.AsyncResult(TICK).forget()
         app.close()
 
@@ -215,18 +215,18 @@ def test_an_atomic_task_that_ignores_itself_is_committed(alias: str, task: Calla
     made = task(act)
     assert is_dropped(deliver(made, id=TICK))
     assert written(alias) == ["a"]
-    assert TickEffect.objects.using(alias).get().done
-    TickEffect.objects.using(alias).all().delete()
+    assert DeliveredTick.objects.using(alias).get().done
+    DeliveredTick.objects.using(alias).all().delete()
     skipped = task(act, guard=leader_only(on_follower="skip"))
     assert is_dropped(deliver(skipped, id=TICK, headers={DUE_HEADER: DUE.isoformat(), TO_FOLLOWER_HEADER: True}))
-    assert not TickEffect.objects.using(alias).exists()
+    assert not DeliveredTick.objects.using(alias).exists()
 
 
 def test_an_atomic_task_that_was_overtaken_is_put_off(alias: str, task: Callable[..., Task]) -> None:
     """What it wrote is gone; the message stays until the other is done."""
 
     def act() -> None:
-        TickEffect.objects.using(alias).update(owner="other")
+        DeliveredTick.objects.using(alias).update(owner="other")
         write(alias, "a")
 
     made = task(act)
@@ -246,4 +246,4 @@ def test_a_task_that_breaks_its_transaction_fails(alias: str, task: Callable[...
     info = deliver(task(act), id=TICK)
     assert isinstance(info.retval, IntegrityError)
     assert written(alias) == []
-    assert not TickEffect.objects.using(alias).exists()
+    assert not DeliveredTick.objects.using(alias).exists()
