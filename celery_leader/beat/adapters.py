@@ -9,7 +9,7 @@ from datetime import timezone
 from typing import Any
 
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
+from celery_leader.beat.gate import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.runs import Run
 from celery_leader.beat.stored import LeaderDatabase, LeaderStored
 from celery_leader.beat.ticks import utc

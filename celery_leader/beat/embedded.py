@@ -11,7 +11,7 @@ from typing import Any
 from celery.beat import Service
 from celery.signals import beat_embedded_init, beat_init
 
-from celery_leader.beat.mixin import STANDBY_WAIT, LeaderMixin
+from celery_leader.beat.gate import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.scheduler import leader_scheduler

@@ -9,7 +9,7 @@ from celery.beat import PersistentScheduler, Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
-from celery_leader.beat.mixin import BeatRefused, LeaderMixin
+from celery_leader.beat.gate import BeatRefused, LeaderMixin
 from celery_leader.beat.schedule import definer
 
 #: What is done in our way where a base leaves it to Celery.

@@ -20,7 +20,7 @@ from celery.schedules import maybe_schedule
 from celery.utils.functional import LRUCache
 from celery.utils.saferepr import saferepr
 
-from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.ticks import is_interval
 from celery_leader.election import Lock
 from celery_leader.election.alarm import Alarm

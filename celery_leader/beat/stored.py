@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.outbox import Outbox
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.schedule import definer, is_untouched

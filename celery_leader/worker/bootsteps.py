@@ -8,31 +8,23 @@ has the last hook of every way to shut down. ``EmbeddedBeatStep`` runs the beat.
 from __future__ import annotations
 
 import logging
-import sys
-from dataclasses import asdict
 from typing import Any, ClassVar
 
-import billiard
 import click
 from celery import bootsteps
-from celery.signals import task_received, worker_shutting_down
 
-from celery_leader.beat.embedded import EmbeddedBeat
-from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership import state
-from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.leadership.watch import Watch
 from celery_leader.settings import LeaderSettings, leader_values
-from celery_leader.tasks.routing import route_guarded_tasks
 from celery_leader.tasks.wiring import (
     check_atomic_tasks,
     check_overridden_guards,
     prepare_guarded_tasks,
     tell_of_hidden_guards,
 )
-from celery_leader.worker.queue import LeaderQueues, runs_guarded_work
-from celery_leader.worker.readiness import Readiness
+from celery_leader.worker.leadership import WorkerLeadership
+from celery_leader.worker.queue import LeaderQueues
 from celery_leader.worker.reception import GuardedStrategy, Reception
 from celery_leader.worker.stopping import let_go_of_messages
 from celery_leader.worker.wrong_states import Check, checks_of
@@ -168,84 +160,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
             self._leadership.stop()
 
 
-class WorkerLeadership:
-    """A worker's part in its elections: the campaign and what hangs on it."""
-
-    def __init__(self, worker: Any, *, with_beat: bool) -> None:
-        """Prepare; nothing runs before :meth:`start`.
-
-        Args:
-            worker: Celery's worker.
-            with_beat: Whether it has a beat, whatever the settings say.
-
-        Raises:
-            ConfigurationError: A setting is wrong, or the store can't be used.
-        """
-        app = worker.app
-        settings = LeaderSettings.from_app(app)
-        check_backend(settings, app.main)
-        self.beat: EmbeddedBeat | None = None
-        with_beat = with_beat or settings.beat
-        elections = [name for name in settings.elections if name != settings.beat_election or with_beat]
-        if with_beat:
-            elections.append(settings.beat_election)
-        self.readiness = Readiness(
-            required=settings.require_ready,
-            watches_loop="solo" not in _module_of(worker.pool_cls),
-            lease_duration=max(settings.election(name, identity="-").lease_duration for name in elections),
-        )
-        self.campaign = Campaign(
-            settings,
-            elections,
-            nodename=worker.hostname,
-            app_name=app.main,
-            candidacy=self.readiness.candidacy,
-            is_busy=self._is_busy,
-            in_file=_spawns(worker),
-        )
-        if with_beat:
-            self.beat = EmbeddedBeat(app, self.campaign)
-        route_guarded_tasks(app)
-        # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
-        # lock of Celery's that the handlers of a second signal would wait for for ever.
-        worker_shutting_down.connect(self._on_shutting_down)
-        self._second_senders = SecondSenders(lambda: app.conf.beat_schedule)
-        task_received.connect(self._second_senders.received)
-
-    def start(self) -> None:
-        """Start contending."""
-        self.campaign.start()
-
-    def drain(self) -> None:
-        """Let no guarded work begin, and give the leases back as soon as none runs. Returns at once."""
-        self.readiness.shutting_down = True
-        self.campaign.drain()
-
-    def stop(self) -> None:
-        """Give the leases back and end the threads."""
-        if self.beat:
-            self.beat.stop(timeout=self.campaign.settings.io_timeout)
-        self.campaign.stop()
-
-    def status(self) -> dict[str, dict[str, Any]]:
-        """Return what this worker believes of each election, and what became of its beat's ticks, without I/O."""
-        status = {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
-        if self.beat:
-            status[self.campaign.settings.beat_election]["ticks"] = asdict(self.beat.counts)
-        return status
-
-    def _on_shutting_down(self, **_: Any) -> None:
-        # In a signal handler: assign and ring, and nothing else. The electors' threads begin to hand over long before
-        # a main loop that waits for its broker gets round to it.
-        self.readiness.shutting_down = True
-        self.campaign.close_to_new_work()
-
-    def _is_busy(self, election: str) -> bool:
-        if self.beat and election == self.campaign.settings.beat_election and self.beat.is_busy:
-            return True
-        return runs_guarded_work(election)
-
-
 def say_in_file(worker: Any, refusal: str) -> None:
     """Log why *worker* does not start, if it logs to a file: one that was detached has no terminal to say it on."""
     if worker.logfile:
@@ -278,25 +192,3 @@ def _checks(worker: Any, *, has_other_beat: bool) -> list[Check]:
     except ConfigurationError as error:  # a worker without elections needs no store
         logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
         return []
-
-
-def _status(candidate: Any) -> dict[str, Any]:
-    term = candidate.shared_trust.term()
-    return {
-        "leading": term is not None,
-        "leader": candidate.shared_trust.leader(),
-        "identity": candidate.elector.config.identity,
-        "fencing_token": term.fencing_token if term else None,
-        "trouble": candidate.elector.trouble,
-    }
-
-
-def _spawns(worker: Any) -> bool:
-    """Return whether pool children begin with a fresh interpreter: by Celery's setting, or billiard's (on macOS)."""
-    if sys.platform == "win32":  # has no prefork pool, and nothing else starts children
-        return False
-    return getattr(worker, "pool_start_method", "fork") != "fork" or billiard.get_start_method() != "fork"
-
-
-def _module_of(pool: Any) -> str:
-    return pool if isinstance(pool, str) else str(pool.__module__)

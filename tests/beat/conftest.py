@@ -13,7 +13,7 @@ from celery.schedules import crontab
 from kombu.transport import memory
 
 from celery_leader.backends.memory import MemoryLedger
-from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.scheduler import leader_scheduler
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.settings import LeaderSettings

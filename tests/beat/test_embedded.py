@@ -68,7 +68,7 @@ def test_what_was_sent_is_written_before_the_lease_goes_back(fleet: Fleet, worke
     assert worker.scheduler.written == []
     worker.campaign.close_to_new_work()
     assert worker.beat.is_busy
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         worker.scheduler.tick()
     assert worker.scheduler.written == [1]
     assert not worker.beat.is_busy
@@ -104,7 +104,7 @@ def test_a_deposed_beat_writes_nothing(fleet: Fleet, worker: Any) -> None:
     worker.scheduler.tick()
     worker.resign()
     assert worker.beat.is_busy
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         worker.scheduler.tick()
     worker.scheduler.close()
     assert worker.scheduler.written == []

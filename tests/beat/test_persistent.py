@@ -44,7 +44,7 @@ def opened(path: Path) -> list[str]:
 
 def test_only_the_leader_has_the_file(fleet: Fleet, path: Path) -> None:
     """A standby does not even make it, and who led closes it in its next tick, which is soon."""
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         first, second = machine(fleet, path), machine(fleet, path)
         first.scheduler.tick()
         assert files(path) == []
@@ -118,7 +118,7 @@ def test_a_file_in_use_is_not_deleted(fleet: Fleet, path: Path) -> None:
     leader.lead()
     in_use = mock.Mock(**{"open.side_effect": OSError(errno.EAGAIN, "Resource temporarily unavailable")})
     with (
-        mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01),
+        mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01),
         mock.patch.object(leader.scheduler, "persistence", in_use),
     ):
         assert leader.scheduler.tick() == 0
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_replaced(fleet: Fleet, path: Path) -> None:
 
 def test_a_schedule_that_can_not_be_closed_ends_no_beat(fleet: Fleet, path: Path) -> None:
     """A full disk, say, on standing back and at the end."""
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         leader = machine(fleet, path)
         leader.lead()
         leader.scheduler.tick()

@@ -20,7 +20,7 @@ def test_a_standby_sends_nothing_and_touches_no_schedule(fleet: Fleet) -> None:
     fleet.schedule = EVERY_TEN
     standby = fleet.machine()
     fleet.wall.advance(60)
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         assert standby.scheduler.tick() == 0
     assert fleet.sent() == []
     assert standby.scheduler.schedule == {}
@@ -214,7 +214,7 @@ def test_a_stop_that_comes_after_a_claim_leaves_it_to_nobody(fleet: Fleet) -> No
         leader.scheduler.tick()
     assert dues(fleet.sent()) == [10]
     fleet.wall.advance(10)
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         leader.scheduler.tick()
     assert fleet.sent() == []
 

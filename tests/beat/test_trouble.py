@@ -370,7 +370,7 @@ def test_a_failure_that_lasts_is_logged_once_a_minute(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, from_the_start: bool
 ) -> None:
     """With how often it came; a traceback a tick would bury everything else."""
-    monkeypatch.setattr("celery_leader.beat.mixin.STANDBY_WAIT", 0.001)
+    monkeypatch.setattr("celery_leader.beat.gate.STANDBY_WAIT", 0.001)
     fleet.schedule = EVERY_TEN
     leader = fleet.machine(Away)
     home: Any = leader.scheduler

@@ -10,7 +10,7 @@ from celery import Celery
 from celery.beat import Scheduler
 from kombu.exceptions import OperationalError
 
-from celery_leader.beat import mixin
+from celery_leader.beat import gate
 from celery_leader.beat.scheduler import leader_scheduler
 from tests.simulation.fibers import VirtualEvent, current
 from tests.simulation.store_model import SimulatedLedger
@@ -110,7 +110,7 @@ class SimulatedBeat:
     def _tick(self) -> float:
         node = self._node
         try:
-            delay = min(self._scheduler.tick(), mixin.STANDBY_WAIT)
+            delay = min(self._scheduler.tick(), gate.STANDBY_WAIT)
         except Exception as error:
             node.world.rules.require(False, f"{node.identity}: a tick of the beat raised {error!r}")
             raise

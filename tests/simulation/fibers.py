@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import greenlet
 
-from celery_leader.beat import mixin
+from celery_leader.beat import gate
 from celery_leader.election import elector, thread
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def virtual_time(world: World) -> Iterator[None]:
         (elector, "os", SimpleNamespace(getpid=os.getpid().__int__)),  # asked thousands of times a second
         (thread, "DRAIN_POLL", DRAIN_POLL),
         (thread, "LOOK_PERIOD", DRAIN_POLL),
-        (mixin, "STANDBY_WAIT", STANDBY_WAIT),
+        (gate, "STANDBY_WAIT", STANDBY_WAIT),
     ]
     before = [getattr(module, name) for module, name, _ in patches]
     for module, name, value in patches:

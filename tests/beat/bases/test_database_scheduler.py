@@ -61,7 +61,7 @@ def test_a_standby_neither_reads_nor_writes_the_schedule(dcb: DatabaseFleet) -> 
     dcb.add("ten")
     before = dcb.tables()
     dcb.fleet.wall.advance(60)
-    with CaptureQueriesContext(connection) as queries, mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with CaptureQueriesContext(connection) as queries, mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         standby = dcb.machine()
         assert standby.scheduler.tick() == 0
         standby.scheduler.close()
@@ -85,7 +85,7 @@ def test_a_deposed_leader_writes_nothing_more(dcb: DatabaseFleet) -> None:
     before = dcb.tables()
     assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
     old.scheduler.sync()
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         old.scheduler.tick()
     old.scheduler.close()
     old.scheduler._finalize()
@@ -342,7 +342,7 @@ def test_a_takeover_without_a_schedule_waits_for_it(dcb: DatabaseFleet) -> None:
     leader.lead()
     with (
         mock.patch.object(leader.scheduler, "all_as_schedule", side_effect=OperationalError("gone")),
-        mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01),
+        mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01),
     ):
         assert leader.scheduler.tick() == 0
     leader.tick_until_idle()

@@ -137,7 +137,7 @@ def test_a_standby_touches_no_schedule(redbeat: RedBeatFleet) -> None:
     redbeat.leader()
     before = redbeat.everything()
     redbeat.fleet.schedule = EACH_MINUTE
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         standby = redbeat.machine()
         standby.scheduler.tick()
         standby.scheduler.close()
@@ -164,7 +164,7 @@ def test_a_redis_that_is_away_ends_no_beat(redbeat: RedBeatFleet) -> None:
         server.kill()
         leader = theirs.machine()
         leader.lead()
-        with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+        with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
             assert leader.scheduler.tick() == 0
             server.start()
             eventually(lambda: leader.scheduler.tick() > 0)

@@ -94,7 +94,7 @@ def test_last_runs_are_written_before_the_lease_goes_back(fleet: Fleet, path: Pa
     assert dues(fleet.sent()) == [10]
     leader.campaign.close_to_new_work()
     assert candidate.elector.term
-    with mock.patch("celery_leader.beat.mixin.STANDBY_WAIT", 0.01):
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         beat._scheduler.tick()  # comes before the election asks whether the beat is busy
         assert beat.is_busy
         beat._scheduler.tick()

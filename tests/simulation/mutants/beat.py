@@ -11,7 +11,7 @@ from celery_leader.backends.reading import Reading
 from celery_leader.beat import message, runs
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.farewell import Farewell
-from celery_leader.beat.mixin import LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.sender import SenderMixin
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.mutants.registry import mutant
