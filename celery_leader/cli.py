@@ -102,11 +102,8 @@ def read_status(app: Any) -> dict[str, Any]:
             "process sees them. Ask the workers: celery -A … inspect leader_status"
         )
     backend = backend_of(settings, app.main)
-    try:
-        backend.check()  # names the cure of a database that was not migrated
-        elections = [_read_election(backend, settings, name) for name in settings.all_elections]
-    finally:
-        backend.close()
+    backend.check()  # names the cure of a database that was not migrated
+    elections = [_read_election(backend, settings, name) for name in settings.all_elections]
     known = [election for election in elections if election["fencing_token"] or election["name"] in settings.elections]
     return {"backend": backend.describe(), "elections": known}
 

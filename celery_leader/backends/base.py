@@ -127,7 +127,3 @@ class Backend(Protocol):
     def describe(self) -> str:
         """Return where the store is, for logs: no passwords."""
         ...
-
-    def close(self) -> None:
-        """Give back what locks and ledgers share."""
-        ...

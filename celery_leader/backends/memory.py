@@ -247,9 +247,6 @@ class MemoryBackend:
         """See :meth:`celery_leader.backends.Backend.describe`."""
         return f"memory://{self._name}"
 
-    def close(self) -> None:
-        """See :meth:`celery_leader.backends.Backend.close`."""
-
 
 _shared: defaultdict[str, MemoryBackend] = defaultdict(MemoryBackend)
 

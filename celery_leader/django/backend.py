@@ -115,9 +115,6 @@ class DjangoBackend:
         """See :meth:`celery_leader.backends.Backend.describe`."""
         return f"django-db://{self._alias}"
 
-    def close(self) -> None:
-        """See :meth:`celery_leader.backends.Backend.close`."""
-
     def _connection(self) -> OwnConnection:
         from celery_leader.django.connection import OwnConnection
 

@@ -144,7 +144,7 @@ def _check_alias(alias: str) -> list[CheckMessage]:
 
 def _check_url(url: Any) -> list[CheckMessage]:
     try:
-        open_backend(url, options=getattr(settings, "CELERY_LEADER_BACKEND_OPTIONS", None)).close()
+        open_backend(url, options=getattr(settings, "CELERY_LEADER_BACKEND_OPTIONS", None))
     except ConfigurationError as error:
         hint = "Use redis://…, rediss://…, sentinel://…, django-db://<alias> or memory://, and install what it needs."
         return [Error(f"CELERY_LEADER_BACKEND: {error}", hint=hint, id="celery_leader.E002")]

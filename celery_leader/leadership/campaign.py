@@ -46,13 +46,10 @@ def check_backend(settings: LeaderSettings, app_name: str | None) -> None:
     Raises:
         ConfigurationError: It can't be used, and waiting won't help.
     """
-    backend = backend_of(settings, app_name)
     try:
-        backend.check()
+        backend_of(settings, app_name).check()
     except StoreUnavailable as error:
         logger.warning("Nobody can be elected for now: %s", error)  # which names the store
-    finally:
-        backend.close()
 
 
 class Candidate:

@@ -88,9 +88,6 @@ class RedisBackend:
         """See :meth:`celery_leader.backends.Backend.describe`."""
         return self._place.description
 
-    def close(self) -> None:
-        """See :meth:`celery_leader.backends.Backend.close`."""
-
 
 def open_redis(url: str, *, prefix: str, timeout: float, options: Mapping[str, Any]) -> RedisBackend:
     """Return the backend at *url*; see :func:`celery_leader.backends.open_backend`."""
