@@ -6,7 +6,8 @@ import pytest
 
 from celery_leader.backends import open_backend
 from celery_leader.backends.memory import MemoryBackend, MemoryLedger, MemoryLock, MemoryOnceStore
-from celery_leader.testing import LedgerContract, LockContract, OnceStoreContract
+from celery_leader.testing import LedgerContract, LockContract
+from tests.contracts.once_contract import OnceStoreContract
 
 
 class TestMemoryLock(LockContract):

@@ -22,15 +22,9 @@ from celery_leader.exceptions import (
     RecordDamaged,
     StoreUnavailable,
 )
-from celery_leader.testing import (
-    LedgerContract,
-    LockContract,
-    NetworkedLedgerContract,
-    NetworkedLockContract,
-    sample_claim,
-    sample_record,
-)
+from celery_leader.testing import LedgerContract, LockContract, sample_claim, sample_record
 from tests.backends.made import Made, backend_of
+from tests.contracts.network_contract import NetworkedLedgerContract, NetworkedLockContract
 from tests.servers import HOST, RedisServer
 from tests.waiting import eventually
 

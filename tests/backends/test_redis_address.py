@@ -15,8 +15,9 @@ import trustme
 from celery_leader.backends import open_backend
 from celery_leader.election import ElectionConfig, LeaderElector
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
-from celery_leader.testing import FakeClock, LedgerContract, LockContract, Proxy, sample_claim, sample_record
+from celery_leader.testing import FakeClock, LedgerContract, LockContract, sample_claim, sample_record
 from tests.backends.made import Made
+from tests.contracts.proxy import Proxy
 from tests.servers import HOST, Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.waiting import eventually
 

@@ -10,7 +10,7 @@ import redis
 from celery_leader.backends import open_backend
 from celery_leader.backends.redis import RedisOnceStore
 from celery_leader.exceptions import RecordDamaged, StoreUnavailable
-from celery_leader.testing.once_contract import LONG, TICK, OnceStoreContract
+from tests.contracts.once_contract import LONG, TICK, OnceStoreContract
 from tests.servers import RedisServer
 from tests.waiting import eventually
 

@@ -23,12 +23,9 @@ from celery_leader.exceptions import (
     RecordNotFound,
     StoreUnavailable,
 )
-from celery_leader.testing import (
-    Proxy,
-    sample_claim,
-    sample_record,
-)
+from celery_leader.testing import sample_claim, sample_record
 from tests.backends.made import backend_of
+from tests.contracts.proxy import Proxy
 from tests.servers import HOST, RedisServer
 from tests.waiting import eventually
 

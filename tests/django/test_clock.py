@@ -9,7 +9,8 @@ import pytest
 
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election
-from celery_leader.testing import StoreClockContract, sample_record
+from celery_leader.testing import sample_record
+from tests.contracts.clock_contract import StoreClockContract
 from tests.databases import database
 from tests.servers import MariaDBServer, PostgresServer
 

@@ -6,13 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_leader.testing import (
-    LedgerContract,
-    LockContract,
-    NetworkedLedgerContract,
-    NetworkedLockContract,
-    OnceStoreContract,
-)
+from celery_leader.testing import LedgerContract, LockContract
+from tests.contracts.network_contract import NetworkedLedgerContract, NetworkedLockContract
+from tests.contracts.once_contract import OnceStoreContract
 from tests.django.made import PREFIX, OnAlias, OverNetwork
 
 if TYPE_CHECKING:

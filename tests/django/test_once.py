@@ -21,7 +21,7 @@ from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
 from celery_leader.tasks.tick_guard import guard_of
 from celery_leader.testing.contests import race
-from celery_leader.testing.once_contract import LONG, SHORT, TICK
+from tests.contracts.once_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
 from tests.once.conftest import DUE, deliver, is_dropped
 from tests.tasks.deliveries import taken

@@ -13,14 +13,9 @@ from django.db import connections, transaction
 
 from celery_leader.django.models import Fence
 from celery_leader.exceptions import StoreUnavailable
-from celery_leader.testing import (
-    LedgerContract,
-    LockContract,
-    NetworkedLedgerContract,
-    NetworkedLockContract,
-    OnceStoreContract,
-    sample_record,
-)
+from celery_leader.testing import LedgerContract, LockContract, sample_record
+from tests.contracts.network_contract import NetworkedLedgerContract, NetworkedLockContract
+from tests.contracts.once_contract import OnceStoreContract
 from tests.databases import database, emptied
 from tests.django.conftest import takeover
 from tests.django.made import PREFIX, OnAlias, OverNetwork

@@ -14,8 +14,8 @@ from celery_leader.exceptions import StoreUnavailable
 from celery_leader.ledger import Ledger
 from celery_leader.testing.contests import raises
 from celery_leader.testing.doubles import FakeClock
-from celery_leader.testing.proxy import Proxy
 from celery_leader.testing.samples import sample_claim, sample_record
+from tests.contracts.proxy import Proxy
 
 TIMEOUT = 0.6
 #: What a busy machine may add to a call that ended in time.
