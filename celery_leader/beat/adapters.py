@@ -9,10 +9,10 @@ from datetime import timezone
 from typing import Any
 
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.due_times import utc
 from celery_leader.beat.gate import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.runs import Run
 from celery_leader.beat.stored import LeaderDatabase, LeaderStored
-from celery_leader.beat.ticks import utc
 from celery_leader.ledger import Claim
 
 logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")

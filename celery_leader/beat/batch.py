@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from celery_leader.beat import heap
 from celery_leader.beat.claims import BATCH
+from celery_leader.beat.due_times import StoppedClocks, utc
 from celery_leader.beat.outbox import Outbox
 from celery_leader.beat.runs import Planner, Run
-from celery_leader.beat.ticks import StoppedClocks, utc
 from celery_leader.election.limits import shown_value
 from celery_leader.ledger import Claim
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import schedules
 
-from celery_leader.beat.ticks import due_after, is_interval, zone_of
+from celery_leader.beat.due_times import due_after, is_interval, zone_of
 from celery_leader.election.limits import LONGEST
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION
+from celery_leader.beat.due_times import message_id
 from celery_leader.beat.outbox import Outcome
-from celery_leader.beat.ticks import message_id
 from celery_leader.ledger import DUE_HEADER, TOKEN_HEADER, Claim
 
 #: For publishing: one more try at once, for a connection that was cut while it was idle. What fails then stays claimed,

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from celery_leader.beat.catch_up import CatchUp, plan
-from celery_leader.beat.ticks import fingerprint, task_id, utc, where_it_lives
+from celery_leader.beat.due_times import fingerprint, task_id, utc, where_it_lives
 from celery_leader.election.limits import EARLIEST, LATEST, TOO_MANY, shown_value
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick

@@ -9,8 +9,8 @@ from celery.beat import PersistentScheduler, Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
+from celery_leader.beat.entries import definer
 from celery_leader.beat.gate import BeatRefused, LeaderMixin
-from celery_leader.beat.schedule import definer
 
 #: What is done in our way where a base leaves it to Celery.
 _ASKED = ("populate_heap", "is_due", "reserve", "schedule", "schedules_equal")

@@ -20,8 +20,8 @@ from celery.schedules import maybe_schedule
 from celery.utils.functional import LRUCache
 from celery.utils.saferepr import saferepr
 
+from celery_leader.beat.due_times import is_interval
 from celery_leader.beat.gate import LeaderMixin
-from celery_leader.beat.ticks import is_interval
 from celery_leader.election import Lock
 from celery_leader.election.alarm import Alarm
 from celery_leader.exceptions import ConfigurationError

@@ -11,13 +11,13 @@ from celery.beat import SchedulingError
 
 from celery_leader.beat import heap
 from celery_leader.beat.batch import PAUSE, Batch
-from celery_leader.beat.broker import PublisherMixin
+from celery_leader.beat.due_times import StoppedClocks
+from celery_leader.beat.entries import ScheduleMixin
 from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
+from celery_leader.beat.publisher import PublisherMixin
 from celery_leader.beat.runs import Run
-from celery_leader.beat.schedule import ScheduleMixin
-from celery_leader.beat.ticks import StoppedClocks
 from celery_leader.election import Term
 from celery_leader.election.limits import shown, shown_names
 from celery_leader.exceptions import LeadershipLost, StoreUnavailable

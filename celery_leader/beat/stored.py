@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.due_times import utc
+from celery_leader.beat.entries import definer, is_untouched
 from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.outbox import Outbox
 from celery_leader.beat.reports import Failures
-from celery_leader.beat.schedule import definer, is_untouched
-from celery_leader.beat.ticks import utc
 
 #: By how much the last run of an entry with a start time is moved back that never ran.
 _LONG_BEFORE = timedelta(days=365 * 30)

@@ -14,8 +14,8 @@ from unittest import mock
 import amqp
 import pytest
 
+from celery_leader.beat.due_times import task_id
 from celery_leader.beat.outbox import REFUSED_AGAIN
-from celery_leader.beat.ticks import task_id
 from celery_leader.ledger import DUE_HEADER, TOKEN_HEADER, Tick
 from tests.beat.conftest import START, Fleet, Machine
 from tests.servers import HOST, RabbitServer

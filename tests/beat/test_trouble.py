@@ -15,7 +15,6 @@ from celery.beat import BeatLazyFunc, Scheduler
 from celery.schedules import BaseSchedule
 from kombu.exceptions import OperationalError
 
-from celery_leader.beat import broker
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable
 from celery_leader.ledger import Claim
@@ -100,7 +99,7 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog:
     messages = fleet.sent()
     assert messages[0]["id"] == claimed.task_id
     assert dues(messages) == [10, 20]
-    told = [each.getMessage() for each in caplog.records if each.name == broker.__name__]
+    told = [each.getMessage() for each in caplog.records if each.name == publisher.__name__]
     refused, back = (text for text in told if "Sending due task" not in text)
     assert refused.startswith("ten, due at 2026-11-23 09:00:40+00:00, stays claimed, the broker does not take it: ")
     assert back.startswith("The broker takes messages again after ")
@@ -121,7 +120,7 @@ def test_a_broker_s_absence_is_an_error_once_a_minute(
         for _ in range(7):
             leader.scheduler.tick()
             now += 20
-    errors = [each for each in caplog.records if each.name == broker.__name__ and each.levelno == logging.ERROR]
+    errors = [each for each in caplog.records if each.name == publisher.__name__ and each.levelno == logging.ERROR]
     told = [each.getMessage() for each in errors]
     assert len(told) == 3
     assert told[2].startswith("The broker has taken no message for 2 min, so periodic tasks are NOT sent")
@@ -138,7 +137,7 @@ def test_each_term_tells_of_the_broker_s_absence(fleet: Fleet, caplog: pytest.Lo
         fleet.wall.advance(10)
         with broken_broker(leader):
             leader.scheduler.tick()
-        told = [each for each in caplog.records if each.name == broker.__name__ and each.levelno == logging.ERROR]
+        told = [each for each in caplog.records if each.name == publisher.__name__ and each.levelno == logging.ERROR]
         assert len(told) == outages
         leader.resign()
         other = fleet.machine()

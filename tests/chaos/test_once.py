@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from celery_leader.beat.ticks import task_id
+from celery_leader.beat.due_times import task_id
 from celery_leader.ledger import DUE_HEADER, Tick
 from tests.chaos.harness import VISIBILITY, Fleet
 from tests.servers import RedisServer

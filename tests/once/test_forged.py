@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_leader.beat.ticks import task_id
+from celery_leader.beat.due_times import task_id
 from celery_leader.ledger import DUE_HEADER, Tick
 from celery_leader.tasks.once_per_tick import CLOCK_TOLERANCE
 from tests.once.conftest import DUE, TICK, Runs, deliver, is_dropped

@@ -15,7 +15,7 @@ from celery.exceptions import Ignore, Reject
 import celery_leader
 from celery_leader import leader_only, once_per_tick
 from celery_leader.backends.memory import MemoryOnceStore
-from celery_leader.beat.ticks import task_id
+from celery_leader.beat.due_times import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
 from celery_leader.tasks.routing import leader_queue

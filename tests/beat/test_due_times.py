@@ -11,8 +11,8 @@ from celery import Celery
 from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab, schedule
 
+from celery_leader.beat.due_times import due_after, fingerprint, task_id
 from celery_leader.beat.scheduler import LeaderScheduler
-from celery_leader.beat.ticks import due_after, fingerprint, task_id
 from celery_leader.ledger import Tick
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=timezone.utc)

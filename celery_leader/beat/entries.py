@@ -15,8 +15,8 @@ from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab
 
 from celery_leader.beat.claims import Claims
+from celery_leader.beat.due_times import due_after, fingerprint, is_interval, share_schedule, utc, where_it_lives
 from celery_leader.beat.runs import Planner
-from celery_leader.beat.ticks import due_after, fingerprint, is_interval, share_schedule, utc, where_it_lives
 from celery_leader.election.limits import shown_value
 
 logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")
