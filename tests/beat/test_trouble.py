@@ -15,6 +15,7 @@ from celery.beat import BeatLazyFunc, Scheduler
 from celery.schedules import BaseSchedule
 from kombu.exceptions import OperationalError
 
+from celery_leader.beat import publisher
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable
 from celery_leader.ledger import Claim
