@@ -56,8 +56,8 @@ class Session(Generic[C]):
         """Return what *work* returns, called with the connection on the session's thread.
 
         Raises:
-            StoreUnavailable: It did not return in time. What it did not do until now, it does not do later,
-                as far as its connection can be cut.
+            StoreUnavailable: It did not return in time. Abandoned work will not complete later, provided its
+                connection can be cut.
             Exception: Whatever it raised, or the attempt to connect.
         """
         self._leave_parent()

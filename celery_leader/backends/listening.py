@@ -97,7 +97,7 @@ class Listener(ABC):
             except LeaderError as error:
                 logger.debug("Change notifications unavailable, polling: %s", error)
             except Exception:  # whatever is wrong with a listener, the election polls
-                if not self._stopping.is_set():  # one that is cut off may fail in any way
+                if not self._stopping.is_set():  # a listener that is cut off may fail in any way
                     logger.exception("Listening to %s failed", self._name)
             lasted = time.monotonic() - begun
             pause = RESUBSCRIBE_DELAY if lasted > MAX_RESUBSCRIBE_DELAY else min(pause * 2, MAX_RESUBSCRIBE_DELAY)

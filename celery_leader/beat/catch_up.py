@@ -94,7 +94,7 @@ def plan(entry: Any, due: datetime, now: datetime, wanted: CatchUp) -> Plan:
 
 
 def _recurs(schedule: Any, latest: datetime, now: datetime) -> bool:
-    """Return whether there is another run after *latest*: one that is all there is can't be let go for the next."""
+    """Return whether there is another run after *latest*: the only run can't be let go for the next one."""
     following = due_after(schedule, latest, now)
     return following is not None and following > latest
 

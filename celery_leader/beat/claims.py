@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 #: A ledger that did not answer is asked again after this long (seconds): each try may take all the time that a call
 #: of the store may, and ticks wait for it.
 _ASK_AGAIN = 1.0
-#: For so long (seconds) a lease is kept for a ledger that does not answer; who is to end waits no longer for it.
+#: For so long (seconds) a lease is kept for a ledger that does not answer; a stopping process waits no longer for it.
 _PATIENCE = 3.0
 
 #: How many claims go to the ledger in one call.
@@ -54,8 +54,8 @@ class Claims:
             ledger: The election's.
             token: The fencing token of the term that claims.
             now: A monotonic clock, in seconds.
-            is_trusted: Whether the term still is. A ledger that lost its data keeps out nobody: whose term is over must
-                not open it again.
+            is_trusted: Whether the term still is. An emptied ledger can't reject stale terms, so an ended term must
+                not reopen it.
 
         Raises:
             LeadershipLost: A newer term has opened it already.

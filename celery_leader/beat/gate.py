@@ -187,7 +187,7 @@ class LeaderMixin(SenderMixin):
             self._takeover_reports.failed(term.fencing_token, error, self._monotonic())
             return False
         self._term = term
-        self._away = Alarm()  # what was so in an earlier term was told then
+        self._away = Alarm()  # an earlier term reported its own troubles
         self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:

@@ -21,7 +21,7 @@ _NEXT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is to be done about an entry that is due.
+    """What to do about an entry that is due.
 
     Attributes:
         entry: The entry.
@@ -83,7 +83,7 @@ class Planner:
         return Claim(tick, "", _counted(entry), seen, fingerprint(entry.schedule), sent=True)
 
     def run(self, entry: Any, now: datetime) -> Run:
-        """Return the run of *entry* that is to be claimed at *now*."""
+        """Return the run of *entry* to claim at *now*."""
         moment = utc(now)
         due = min(self._due_time(entry, now) or moment, moment)
         if entry.last_run_at:  # a schedule that names one time only may be told to run again

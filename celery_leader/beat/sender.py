@@ -27,7 +27,7 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) a process that is to end goes on sending what it had claimed. The next leader sends the rest.
+#: How long (seconds) a stopping process goes on sending what it had claimed. The next leader sends the rest.
 ENDING_TIME = 0.5
 
 
@@ -92,7 +92,7 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         return is_due, delay if isinstance(delay, (int, float)) else self.max_interval
 
     def is_due(self, entry: Any) -> Any:
-        """Return whether *entry* is to be sent now; see :meth:`celery.beat.Scheduler.is_due`.
+        """Return whether to send *entry* now; see :meth:`celery.beat.Scheduler.is_due`.
 
         An entry that is due is claimed first, with all others that are.
         """

@@ -99,7 +99,7 @@ class DjangoLock:
         return stored
 
     def _change_holder(self, write: Callable[[str], StoredRecord]) -> StoredRecord:
-        """Have *write* done. After it failed, the next one tells nobody: it may be the telling that is refused."""
+        """Have *write* done. After a failure, the retry skips NOTIFY, which may itself be the cause."""
         try:
             stored = self._connection.run(write)
         except StoreUnavailable:
@@ -161,7 +161,7 @@ class DjangoLock:
             notify(self._channel, record.holder_identity, using)
 
     def _move_fence(self, token: int, using: str) -> None:
-        """Set the fence to *token*, waiting for those who hold it; one that is there already waits for nobody."""
+        """Set the fence to *token*, waiting for its holders. A fence that has the token already waits for nobody."""
         fence = Fence.objects.using(using).filter(pk=self._name)
         known = fence.values_list("token", flat=True).first()
         if known is None:

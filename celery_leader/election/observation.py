@@ -40,5 +40,5 @@ class Observation:
         return lease - (now - self.since)
 
     def asks_too_much(self, own_lease: float) -> bool:
-        """Return whether the record's lease is longer than anybody can have meant, who asks for *own_lease* himself."""
+        """Return whether the record's lease is longer than anybody can have meant, compared with *own_lease*."""
         return self.stored.record.lease_duration > max(SANE_LEASE, own_lease)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MAX_WAKE_DELAY = 0.05
 #: How often (seconds) a leader looks whether it is to give its lease back, should nobody have rung.
 LOOK_PERIOD = 0.5
-#: How often (seconds) one that is to looks whether it may: nobody tells when the last guarded work ends.
+#: How often (seconds) a draining leader checks whether guarded work has finished; nothing signals that.
 DRAIN_POLL = 0.01
 #: The longest sleep (seconds) on a lock that can't be interrupted.
 UNINTERRUPTIBLE_SLEEP = 0.1
@@ -154,7 +154,7 @@ class ElectorThread:
         """
         self._stopping.set()
         self.wake()
-        with self._starting:  # one that starts at this moment is to be waited for too
+        with self._starting:  # a thread that starts at this moment is waited for, too
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             join(thread, timeout)
@@ -222,7 +222,7 @@ class ElectorThread:
             self._idle_notifications = 0
         elif not self._woken.is_set():
             self._woken.wait(min(delay, self._wake_delay()))
-            # What was told meanwhile is seen by the attempt that comes now, and must not cause another.
+            # The attempt that comes now sees what was notified meanwhile, which must not cause another.
             self.elector.lock.wait(0)
 
     def _wake_delay(self) -> float:

@@ -26,7 +26,7 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) a process that stops waits for those who are told that it does.
+#: How long (seconds) a process that stops waits for the observers of its end.
 OBSERVERS_TIMEOUT = 1.0
 
 

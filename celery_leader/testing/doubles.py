@@ -39,7 +39,7 @@ class FakeClock:
 
 
 class ScriptedLock:
-    """A lock that answers as it was told, call by call, and refuses any call that was not scripted.
+    """A lock that answers as scripted, call by call, and refuses any call that was not scripted.
 
     A script is a list of (method, answer). An answer is a value to return, an exception to raise, or a callable
     that is called with the arguments of the call and returns or raises. ``ScriptedLock.STORED`` answers a write with

@@ -175,7 +175,7 @@ class LedgerContract:
         assert dict(self.make_ledger().open(1)) == {"a": claims[1], "b": claims[2]}
 
     def test_an_empty_batch_is_nothing(self) -> None:
-        """But who asks for a term that is over is told so."""
+        """But a caller whose term is over learns it."""
         ledger = self.make_ledger()
         ledger.open(2)
         assert list(ledger.claim(2, [])) == []

@@ -13,7 +13,7 @@ FORWARDED_HEADER = "leader_forwarded"
 #: How long (seconds) the broker may take; the worker's main loop waits meanwhile.
 TIMEOUT = 2.0
 
-#: What says how a message is to be treated, besides its headers.
+#: The properties that say how to treat a message, besides its headers.
 _PROPERTIES = ("correlation_id", "delivery_mode", "priority", "reply_to")
 
 

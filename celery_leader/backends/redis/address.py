@@ -36,8 +36,8 @@ class Place:
     """Where a Redis is.
 
     Attributes:
-        connect: Makes a client for it: a ``redis.Redis`` or a :class:`ClusterClient`. Nothing is connected. It is given
-            what is to be told of each of the client's connections.
+        connect: Makes a client for it: a ``redis.Redis`` or a :class:`ClusterClient`. Nothing is connected. It
+            receives a callback that is called with each connection that the client opens.
         description: What to call it in logs.
         timeout: The longest (seconds) that one call may take.
         is_cluster: Whether there are many nodes, each with its share of the keys.
