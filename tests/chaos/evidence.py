@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,18 +15,33 @@ from typing import Any
 GUARDED_ELECTION = "default"
 
 
+class GrowingLog:
+    """A log to which other processes write. It is asked many times a second, so each line is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_to = 0
+        self._lines: list[dict[str, Any]] = []
+        self._reading = threading.Lock()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return what was written so far, a list of the caller's own."""
+        with self._reading:
+            if self._path.exists():
+                with self._path.open("rb") as file:
+                    file.seek(self._read_to)
+                    whole = b"".join(line for line in file if line.endswith(b"\n"))
+                self._read_to += len(whole)
+                self._lines += map(json.loads, whole.splitlines())
+            return self._lines.copy()
+
+
 @dataclass
 class Evidence:
     """The lines of a log, and the election that they are to prove something about."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     election: str = "default"
-
-    @classmethod
-    def read(cls, path: Path, election: str) -> Evidence:
-        """Read the log at *path*, which may still grow."""
-        text = path.read_text() if path.exists() else ""
-        return cls([json.loads(line) for line in text.splitlines()], election)
 
     def of(self, what: str) -> list[dict[str, Any]]:
         """Return the lines of one kind."""

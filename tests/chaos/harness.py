@@ -17,7 +17,7 @@ from typing import Any
 
 from celery import Celery
 
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Evidence, GrowingLog
 from tests.chaos.messages import LastClaim
 from tests.servers import RabbitServer, RedisServer, Server
 from tests.waiting import eventually
@@ -57,6 +57,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         """Write the settings, and make the tables of a database."""
+        self._growing = GrowingLog(self.log)
         self.app = Celery("chaos", broker=self.broker.url, set_as_current=False)
         if self.database:
             self._run(sys.executable, "-m", "django", "migrate", "-v0")
@@ -251,7 +252,7 @@ class Fleet:
 
     def evidence(self) -> Evidence:
         """Return what was written down so far."""
-        return Evidence.read(self.log, self.election)
+        return Evidence(self._growing.lines(), self.election)
 
     def claimed(self) -> dict[str, int]:
         """Return how many ticks of each entry the ledger counts."""

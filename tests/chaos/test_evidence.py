@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from tests.chaos.evidence import Evidence
+from tests.chaos.evidence import Evidence, GrowingLog
 
 
 def trust(pid: int, token: int, at: float, until: float) -> dict[str, Any]:
@@ -20,6 +21,17 @@ def tick(due: str, message: str = "", entry: str = "second", token: str = "5") -
 def guarded(what: str, number: int, pid: int = 1, **details: Any) -> dict[str, Any]:
     line = {"what": f"guarded-{what}", "number": number, "pid": pid, "at": 0.0}
     return {**line, "let_in": 1.0, "token": 5, **details} if what == "start" else line
+
+
+def test_a_log_that_grows_is_read_on(tmp_path: Path) -> None:
+    """Also from the middle of a line that is being written."""
+    path = tmp_path / "events.jsonl"
+    log = GrowingLog(path)
+    assert log.lines() == []
+    path.write_text('{"n": 1}\n{"n": ')
+    assert log.lines() == [{"n": 1}]
+    path.write_text('{"n": 1}\n{"n": 2}\n')
+    assert log.lines() == log.lines() == [{"n": 1}, {"n": 2}]
 
 
 def test_trusts_that_overlap_are_found() -> None:
