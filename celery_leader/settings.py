@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from celery_leader.election import ElectionConfig
-from celery_leader.election.limits import LONGEST
+from celery_leader.election.limits import LONGEST, is_number
 from celery_leader.exceptions import ConfigurationError
 
 #: The election that application code asks about when it names none.
@@ -222,7 +222,7 @@ def _flag(name: str, value: object) -> bool:
 
 
 def _seconds(name: str, value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not is_number(value):
         raise _wrong(name, value, "a number of seconds")
     try:
         return float(value)

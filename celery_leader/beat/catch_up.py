@@ -11,7 +11,7 @@ from typing import Any
 from celery import schedules
 
 from celery_leader.beat.due_times import due_after, is_interval, zone_of
-from celery_leader.election.limits import LONGEST
+from celery_leader.election.limits import is_duration
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
 
@@ -57,7 +57,7 @@ class CatchUp:
         window = options.get(WINDOW_OPTION, headers.get(WINDOW_OPTION, self.window))
         if policy not in CATCH_UP_POLICIES:
             raise ConfigurationError(f"{POLICY_OPTION} must be one of {', '.join(CATCH_UP_POLICIES)}, got {policy!r}.")
-        if not isinstance(window, (int, float)) or isinstance(window, bool) or not 0 < window <= LONGEST:
+        if not is_duration(window):
             raise ConfigurationError(
                 f"{WINDOW_OPTION} must be a positive number of seconds, ten years at most, got {window!r}."
             )

@@ -7,7 +7,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 
-from celery_leader.election.limits import LONGEST, LONGEST_NAME, is_name, shown_value
+from celery_leader.election.limits import LONGEST, LONGEST_NAME, is_duration, is_name, shown_value
 from celery_leader.exceptions import ConfigurationError
 
 
@@ -63,7 +63,7 @@ class ElectionConfig:
         names = [
             field for field in ("name", "identity") if not getattr(self, field) or not is_name(getattr(self, field))
         ]
-        wrong = [field for field in _DURATIONS if not _is_positive(getattr(self, field))]
+        wrong = [field for field in _DURATIONS if not is_duration(getattr(self, field))]
         problems = [self._problem(field, f"text of 1 to {LONGEST_NAME} characters of UTF-8") for field in names]
         problems += (
             []
@@ -93,7 +93,3 @@ class ElectionConfig:
 
 
 _DURATIONS = ("lease_duration", "renew_deadline", "retry_period", "jitter_factor")
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LONGEST

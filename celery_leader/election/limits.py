@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timezone
+from typing import TypeGuard
 
 #: The longest duration (seconds): ten years, so that times can be computed with it.
 LONGEST = 10 * 366 * 86_400.0
@@ -57,6 +58,16 @@ def shown_names(names: Collection[str | bytes]) -> str:
 def is_time(value: object) -> bool:
     """Return whether *value* is a time with a zone that can be computed with."""
     return isinstance(value, datetime) and value.tzinfo is not None and EARLIEST <= value <= LATEST
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether *value* is a number and not a bool, which Python counts among the integers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_duration(value: object) -> TypeGuard[float]:
+    """Return whether *value* is a positive number of seconds, ten years at most."""
+    return is_number(value) and 0 < value <= LONGEST
 
 
 def is_count(value: object) -> bool:

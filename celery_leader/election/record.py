@@ -17,6 +17,7 @@ from celery_leader.election.limits import (
     TOO_MANY,
     is_count,
     is_name,
+    is_number,
     is_time,
     shown_value,
 )
@@ -118,7 +119,7 @@ def _parsed(text: str | bytes) -> object:
 
 
 def _is_duration(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST
+    return is_number(value) and 0 <= value <= LONGEST
 
 
 def _is_time_or_none(value: object) -> bool:

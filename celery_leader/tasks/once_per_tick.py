@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar, overload
 from celery import Task
 from celery.exceptions import Ignore, Reject
 
+from celery_leader.election.limits import is_duration
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
@@ -100,8 +100,8 @@ def once_per_tick(
         ConfigurationError: ``timeout`` is no positive number of seconds, or the decorator stands on something that it
             can't guard.
     """
-    if timeout is not None and not _is_positive(timeout):
-        raise ConfigurationError(f"timeout must be a positive, finite number of seconds, got {timeout!r}.")
+    if timeout is not None and not is_duration(timeout):
+        raise ConfigurationError(f"timeout must be a positive number of seconds, ten years at most, got {timeout!r}.")
     guard = OncePerTick(timeout, atomic)
 
     def decorate(target: Target) -> Target:
@@ -114,10 +114,6 @@ def is_atomic(task: Any) -> bool:
     """Return whether the writes of *task* are committed together with the note that its tick is done."""
     guard = guard_on(task, "__once_per_tick__")
     return guard is not None and bool(guard.atomic)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _due_of(request: Any) -> datetime | None:
