@@ -71,8 +71,8 @@ class LeaderRedBeat(LeaderMixin):
     def begin_term(self) -> None:
         """See :meth:`LeaderMixin.begin_term`; entries come and go in Redis, which nobody else would notice."""
         super().begin_term()
-        if self._outbox:
-            self._prune(self._outbox.claims, ())
+        if self._leading:
+            self._prune(self._leading.claims, ())
 
     def still_exist(self, names: Collection[str]) -> Collection[str]:
         """See :meth:`LeaderMixin.still_exist`."""
@@ -109,7 +109,7 @@ class LeaderRedBeat(LeaderMixin):
         """
         if self._sending:
             return super().apply_async(entry, advance=advance, **kwargs)
-        claim = self._outbox.claims.get(entry.name) if self._outbox else None
+        claim = self._leading.claims.get(entry.name) if self._leading else None
         if claim and (entry.last_run_at is None or claim.claimed_at > utc(entry.last_run_at)):
             entry = self._note(entry, claim)
             if not entry.is_due()[0]:

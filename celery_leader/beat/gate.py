@@ -14,13 +14,13 @@ from celery.utils.nodenames import gethostname
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.farewell import Farewell
+from celery_leader.beat.leading import LeadingTerm
 from celery_leader.beat.outbox import Outbox, TickCounts
 from celery_leader.beat.reports import Failures, TakeoverReports
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.sender import SenderMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.election import Term
-from celery_leader.election.alarm import Alarm
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
 from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
 from celery_leader.settings import LeaderSettings
@@ -85,11 +85,8 @@ class LeaderMixin(SenderMixin):
         self.is_sending = False
         #: What became of ticks so far.
         self.counts = TickCounts()
-        self._outbox: Outbox | None = None
-        self._away = Alarm()
-        self._term: Term | None = None
-        self._ends_at: float | None = None
-        self._probes_at = self._reads_at = 0.0
+        self._leading: LeadingTerm | None = None
+        self._reads_at = 0.0
         self._farewell = Farewell(has_to_write=self.has_to_write, now=self._monotonic)
         self._own_campaign: Campaign | None = None
         self._termination: Termination | None = None
@@ -135,7 +132,7 @@ class LeaderMixin(SenderMixin):
                 term = self._candidate.term if self._candidate else None
                 if term is not None and self._lead(term):
                     return self._tick_as_leader(*args, **kwargs)
-                if self._farewell.is_due() and self._trusts(self._term):
+                if self._farewell.is_due() and self._trusts(self._leading):
                     self._do_sync()
         finally:
             self.is_sending = False
@@ -171,9 +168,9 @@ class LeaderMixin(SenderMixin):
 
     def _lead(self, term: Term) -> bool:
         """Take over what earlier leaders left, once a term; return whether this one may send."""
-        if term == self._term:
+        if self._leading and term == self._leading.term:
             return True
-        self._term = self._outbox = None
+        self._leading = None
         if self._monotonic() < self._reads_at:
             return False
         try:
@@ -181,41 +178,41 @@ class LeaderMixin(SenderMixin):
                 self._ledger,  # type: ignore[arg-type]  # there with a campaign
                 term.fencing_token,
                 self._monotonic,
-                is_trusted=partial(self._trusts, term),
+                is_trusted=partial(self._is_trusted, term),
             )
         except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
             self._takeover_reports.failed(term.fencing_token, error, self._monotonic())
             return False
-        self._term = term
-        self._away = Alarm()  # an earlier term reported its own troubles
-        self._outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
+        outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
+        self._leading = LeadingTerm(term, outbox)
         self._heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
             self.begin_term()
         except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
             self._unread.failed(error, self._monotonic())
             self._reads_at = self._monotonic() + self.read_again
-            self._term = self._outbox = None
+            self._leading = None
             return False
         logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)
         return True
 
     def setup_schedule(self) -> None:
         """Install entries if this process leads: a standby must not, and a base tries to when it is made."""
-        if self._outbox:
+        if self._leading:
             super().setup_schedule()
 
     def _tick_as_leader(self, *args: Any, **kwargs: Any) -> float:
         try:
-            outbox = self._outbox
-            if outbox is None:
+            leading = self._leading
+            if leading is None:
                 return STANDBY_WAIT
+            outbox = leading.outbox
             outbox.begin()
             self._deliver_again(outbox)
             if outbox.is_stuck:
                 return STANDBY_WAIT
             delay = self._send_due(outbox, *args, **kwargs)
-            self._write_back(outbox.claims)
+            self._write_back(leading)
             if self._farewell.is_due() or self.should_sync():
                 self._do_sync()
         except (LeadershipLost, StoreUnavailable) as lost:
@@ -227,12 +224,13 @@ class LeaderMixin(SenderMixin):
             return STANDBY_WAIT
         return min(delay, STANDBY_WAIT)  # an earlier leader's claims, or a lost ledger, must not wait for the next tick
 
-    def _write_back(self, claims: Claims) -> None:
+    def _write_back(self, leading: LeadingTerm) -> None:
         """Write what the ledger lacks: because it did not answer, or because it lost its data."""
+        claims = leading.claims
         claims.catch_up()
         claims.remind()
-        if self._monotonic() >= self._probes_at:
-            self._probes_at = self._monotonic() + self._settings.lease_duration
+        if self._monotonic() >= leading.probes_at:
+            leading.probes_at = self._monotonic() + self._settings.lease_duration
             claims.probe()
             self.warn_of_the_future(claims)
 
@@ -243,7 +241,7 @@ class LeaderMixin(SenderMixin):
 
         Also when the process is about to end and may send no more: it has the lease until this is done.
         """
-        if self._trusts(self._term):
+        if self._trusts(self._leading):
             super().sync()
 
     def _do_sync(self) -> None:
@@ -260,10 +258,10 @@ class LeaderMixin(SenderMixin):
             super().close()
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
-        if self._outbox and self._trusts(self._term):
+        if self._leading and self._trusts(self._leading):
             with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds what is there
-                self._outbox.claims.flush()
-        self._term = self._outbox = None
+                self._leading.claims.flush()
+        self._leading = None
         campaign, self._own_campaign = self._own_campaign, None
         if self._ledger:
             self._ledger.close()

@@ -13,6 +13,7 @@ from amqp.exceptions import MessageNacked
 from celery.beat import Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
+from celery_leader.beat.leading import LeadingTerm
 from celery_leader.beat.lean_kombu import asking_first, with_lasting_clients
 from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outcome
@@ -35,12 +36,16 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
     #: ``broker_transport_options`` say takes precedence.
     io_timeout: float
     _termination: Termination | None
-    #: The broker's absence. It is asked each second.
-    _away: Alarm
+    _leading: LeadingTerm | None = None
     _sending: Sending | None = None
 
     def _monotonic(self) -> float:
         return time.monotonic()
+
+    @property
+    def _away(self) -> Alarm:
+        """The broker's absence, as far as the term has seen it. It is asked each second."""
+        return self._leading.broker_away if self._leading else Alarm()
 
     @cached_property
     def connection(self) -> Any:

@@ -14,6 +14,7 @@ from celery_leader.beat.batch import PAUSE, Batch
 from celery_leader.beat.due_times import StoppedClocks
 from celery_leader.beat.entries import ScheduleMixin
 from celery_leader.beat.farewell import Farewell
+from celery_leader.beat.leading import LeadingTerm
 from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
 from celery_leader.beat.publisher import PublisherMixin
@@ -44,18 +45,19 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
     counts: TickCounts
     _heap: Any
     _batch: Batch | None = None
-    _outbox: Outbox | None
-    _term: Term | None
     _candidate: Candidate | None
     _settings: LeaderSettings
     _election: str
     _farewell: Farewell
-    _ends_at: float | None = None
+
+    @property
+    def _outbox(self) -> Outbox | None:
+        return self._leading.outbox if self._leading else None
 
     def _stop_sending(self, reason: Exception) -> None:
         """Send nothing until the ledger was opened again, by this term or a later one."""
         logger.warning("Election %r: beat stops sending: %s", self._election, reason)
-        self._term = self._outbox = None
+        self._leading = None
 
     def _send_due(self, outbox: Outbox, *args: Any, **kwargs: Any) -> float:
         """Let the base tick, once for each run that it claims with the first; return how long it wants to wait."""
@@ -212,15 +214,19 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         """Read the ledger again: somebody claimed *runs*, or later ones, before."""
         logger.warning("Election %r: %d runs were claimed already (%s, due at %s, …); reading the ledger again",
                        self._election, len(runs), shown(runs[0].entry.name), runs[0].claim.tick.due_at)  # fmt: skip
-        if self._outbox:
-            self._outbox.claims.reload()
+        if self._leading:
+            self._leading.claims.reload()
 
-    def _trusts(self, term: Term | None) -> bool:
-        return self._candidate is not None and term is not None and self._candidate.elector.term == term
+    def _trusts(self, leading: LeadingTerm | None) -> bool:
+        return leading is not None and self._is_trusted(leading.term)
+
+    def _is_trusted(self, term: Term) -> bool:
+        return self._candidate is not None and self._candidate.elector.term == term
 
     def _may_send(self) -> bool:
         """Return whether this term is still trusted, and there is time left if the process is to end."""
-        if self._candidate is None or not self._trusts(self._term):
+        leading = self._leading
+        if self._candidate is None or leading is None or not self._trusts(leading):
             return False
         is_ending = self._candidate.shared_trust.is_closing() or (
             self._termination is not None and self._termination.is_pending
@@ -228,10 +234,10 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         if self._termination is not None and self._termination.is_late:
             return False
         if not is_ending:
-            self._ends_at = None  # a handler of the project's own may have ended nothing
-        elif self._ends_at is None:
-            self._ends_at = self._monotonic() + ENDING_TIME
-        return self._ends_at is None or self._monotonic() < self._ends_at
+            leading.ends_at = None  # a handler of the project's own may have ended nothing
+        elif leading.ends_at is None:
+            leading.ends_at = self._monotonic() + ENDING_TIME
+        return leading.ends_at is None or self._monotonic() < leading.ends_at
 
     def _deliver_again(self, outbox: Outbox) -> None:
         unsent = outbox.claims.unsent()
@@ -269,15 +275,15 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
         super().apply_entry(entry, producer=producer)
 
     def _send_run(self, claim: Claim, send: Callable[[], Any]) -> Sending:
-        token = self._term.fencing_token if self._term else 0
+        token = self._leading.term.fencing_token if self._leading else 0
         return self.send_run(claim, token, send)
 
     def populate_heap(self, *args: Any, **kwargs: Any) -> None:
         """Take the last runs from the ledger, then see :meth:`celery.beat.Scheduler.populate_heap`."""
-        if self._outbox:
+        if self._leading:
             schedule = self.schedule
-            self._know(self._outbox.claims, schedule.values())
-            self._prune(self._outbox.claims, schedule)
+            self._know(self._leading.claims, schedule.values())
+            self._prune(self._leading.claims, schedule)
         if self.keeps_its_schedule:
             self._notes_new_schedule()
         if not self.has_celerys_heap:
@@ -290,7 +296,7 @@ class SenderMixin(ScheduleMixin, PublisherMixin):
     def _sendable(self) -> Iterable[Any]:
         """Return the entries that may be sent: those whose ticks can be claimed before."""
         entries: Iterable[Any] = self.schedule.values()
-        return [entry for entry in entries if self._outbox is None or self._outbox.claims.can_keep(entry.name)]
+        return [entry for entry in entries if self._leading is None or self._leading.claims.can_keep(entry.name)]
 
 
 def _has_runs(entry: Any) -> bool:

@@ -55,7 +55,7 @@ class LeaderStored(LeaderMixin):
 
         A worker that stops stands by before its lease goes back: what it sent is written until then.
         """
-        if not self._trusts(self._term):
+        if not self._trusts(self._leading):
             self._dirty.clear()
 
     @property
@@ -174,7 +174,7 @@ class LeaderDatabase(LeaderStored):
 
     def sync(self) -> None:
         """See :meth:`LeaderMixin.sync`; what could be written together the base does not write once more."""
-        failed = self._write_last_runs() if self._trusts(self._term) else set()
+        failed = self._write_last_runs() if self._trusts(self._leading) else set()
         try:
             super().sync()
         finally:

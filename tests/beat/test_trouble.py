@@ -241,7 +241,7 @@ def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> 
     leader.lead()
     leader.tick_until_idle()
     fleet.ledger.clear()
-    leader.scheduler._probes_at = 0.0
+    leader.scheduler._leading.probes_at = 0.0
     leader.scheduler.tick()
     assert "hour" in fleet.ledger._claims
 
