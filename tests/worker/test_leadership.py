@@ -1,0 +1,327 @@
+"""A worker's part in its elections, from the start of its steps to the end: what they tell each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.signals import worker_shutting_down
+from celery.worker import state as worker_state
+
+import celery_leader
+from celery_leader.beat.embedded import EmbeddedBeat
+from celery_leader.election import Candidacy, ElectionRecord
+from celery_leader.leadership import state
+from celery_leader.leadership.campaign import Campaign
+from celery_leader.worker.bootsteps import WorkerRefused
+from celery_leader.worker.control import leader_status
+from celery_leader.worker.readiness import MAX_LOOP_AGE
+from tests.waiting import eventually
+from tests.worker.conftest import LocalWorker
+
+MakeWorker = Callable[..., LocalWorker]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Candidacy]:
+    """What electors are told of the worker's candidacy, attempt by attempt."""
+    answers: list[Candidacy] = []
+    candidacy = Campaign.candidacy
+
+    def note(campaign: Campaign) -> Candidacy:
+        answers.append(candidacy(campaign))
+        return answers[-1]
+
+    monkeypatch.setattr(Campaign, "candidacy", note)
+    return answers
+
+
+def stored(worker: LocalWorker) -> ElectionRecord:
+    """Return the record of the default election."""
+    return worker.leadership.campaign.backend.lock("default").get().record
+
+
+def threads() -> list[str]:
+    """Return the names of our threads."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("celery-leader")]
+
+
+# -- ready -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_leads_as_soon_as_its_consumer_is_ready(asked: list[Candidacy], worker: LocalWorker) -> None:
+    """Until then it observes. The next attempt would be 25 seconds away."""
+    connect = worker.connect
+
+    def connect_late() -> None:
+        eventually(lambda: asked)
+        assert set(asked) == {Candidacy.OBSERVE}
+        connect()
+
+    worker.consumer.start = connect_late
+    worker.start()
+    eventually(worker.candidate.leading.is_set, 5)
+
+
+def test_a_reconnect_is_no_second_start(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The electors are not woken again, and one timer tells that the main loop turns."""
+    woken: list[bool] = []
+    monkeypatch.setattr(worker.leadership.campaign, "wake", lambda: woken.append(True))
+    for _ in range(3):
+        worker.connect()
+        assert worker.heartbeats() == 1
+        worker.disconnect()
+        assert worker.heartbeats() == 0
+    assert len(woken) == 1
+
+
+def test_the_main_loop_tells_that_it_turns(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer only asks it to: a thread of its own would tell of a loop that stands still."""
+    worker.connect()
+    readiness, now = worker.leadership.readiness, [1000.0]
+    monkeypatch.setattr("celery_leader.worker.readiness.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(readiness, "_watches_loop", True)
+    (beat,) = [each for *_, each in worker.controller.timer.queue if each.args == (readiness.loop_turned,)]
+    readiness.loop_turned()
+    now[0] += 1000
+    beat.fun(*beat.args)
+    assert readiness.candidacy() is Candidacy.OBSERVE
+    worker.turn()
+    assert readiness.candidacy() is Candidacy.CONTEND
+
+
+@pytest.mark.parametrize(("pool", "watches"), [("solo", False), ("threads", True), ("prefork", True)])
+def test_the_main_loop_is_watched_where_it_runs_no_tasks(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, pool: str, watches: bool
+) -> None:
+    """In solo it waits for each task. It may stand still as long as the longest lease."""
+    now = [0.0]
+    monkeypatch.setattr("celery_leader.worker.readiness.time.monotonic", lambda: now[0])
+    readiness = make_worker(pool_cls=pool).leadership.readiness
+    readiness.loop_turned()
+    now[0] = MAX_LOOP_AGE + 59  # a lease is 90 s
+    assert readiness.candidacy() is Candidacy.CONTEND
+    now[0] = 91
+    assert readiness.candidacy() is (Candidacy.OBSERVE if watches else Candidacy.CONTEND)
+
+
+def test_readiness_need_not_be_asked_for(app: Celery, make_worker: MakeWorker) -> None:
+    """``leader_require_ready = False``: a worker may lead without a broker."""
+    assert make_worker().leadership.campaign.candidacy() is Candidacy.OBSERVE
+    app.conf.leader_require_ready = False
+    assert make_worker().leadership.campaign.candidacy() is Candidacy.CONTEND
+
+
+def test_who_is_not_eligible_never_leads(app: Celery, make_worker: MakeWorker, asked: list[Candidacy]) -> None:
+    """``leader_eligible = False``: a worker that is ready observes, and the record stays nobody's."""
+    app.conf.leader_eligible = False
+    worker = make_worker()
+    worker.start()
+    assert worker.leadership.readiness.candidacy() is Candidacy.CONTEND
+    for _ in range(3):  # the second attempt ends before the third begins
+        attempts = len(asked)
+        worker.leadership.campaign.wake()
+        eventually(lambda before=attempts: len(asked) > before, 5)  # type: ignore[misc]  # a default binds it
+    assert set(asked) == {Candidacy.OBSERVE}
+    assert not worker.candidate.leading.is_set()
+    assert not celery_leader.is_leader()
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_gives_the_lease_back_and_ends_everything(worker: LocalWorker) -> None:
+    """A warm one, by Celery's own hooks: no thread, no timer and no belief stays."""
+    worker.start()
+    eventually(worker.candidate.leading.is_set, 5)
+    assert stored(worker).holder_identity == worker.leadership.campaign.identity
+    assert celery_leader.is_leader()
+    worker.controller.stop()
+    assert stored(worker).holder_identity == ""
+    assert not celery_leader.is_leader()
+    assert not state.takes_part()
+    eventually(lambda: not threads())
+
+
+def test_the_last_hook_of_a_shutdown_gives_the_lease_back(worker: LocalWorker) -> None:
+    """A cold one closes nothing before."""
+    worker.start()
+    eventually(worker.candidate.leading.is_set, 5)
+    worker.consumer.shutdown()
+    assert stored(worker).holder_identity == ""
+    assert not worker.candidate.thread.is_alive
+
+
+def test_a_drain_lets_nothing_begin_and_waits_for_what_runs(
+    worker: LocalWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is held for as long as guarded work runs; nothing else is acquired meanwhile."""
+    running = [True]
+    monkeypatch.setattr("celery_leader.worker.leadership.runs_guarded_work", lambda election: running[0])
+    worker.start()
+    eventually(worker.candidate.leading.is_set, 5)
+    worker.leadership.drain()
+    assert worker.leadership.readiness.candidacy() is Candidacy.HOLD
+    assert not state.accepts_work("default")
+    assert celery_leader.is_leader()
+    running[0] = False
+    worker.candidate.thread.ring()
+    eventually(lambda: not stored(worker).holder_identity, 5)
+
+
+def test_a_signal_is_enough_to_begin_no_more(worker: LocalWorker) -> None:
+    """The main loop may wait for its broker then; the electors' threads act at once."""
+    worker.start()
+    eventually(worker.candidate.leading.is_set, 5)
+    worker_shutting_down.send(sender="w@here", sig="TERM", how="Warm", exitcode=0)
+    assert worker.leadership.readiness.candidacy() is Candidacy.HOLD
+    assert not state.accepts_work("default")
+    eventually(lambda: not stored(worker).holder_identity, 5)
+
+
+def test_close_is_a_drain(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery closes all steps before it stops the first: messages that have not begun go back then."""
+    let_go: list[Any] = []
+    monkeypatch.setattr("celery_leader.worker.bootsteps.let_go_of_messages", let_go.append)
+    worker.start()
+    worker.controller.blueprint.close(worker.controller)
+    assert worker.leadership.readiness.shutting_down
+    assert let_go == [worker.controller]
+
+
+# -- busy --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_busy_beat_keeps_its_own_lease_only(
+    app: Celery, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that decides which beat sends; guarded work keeps any."""
+    app.conf.update(leader_beat=True, leader_elections=["default", "reports"])
+    campaign = make_worker().leadership.campaign
+    assert not campaign.is_busy("default")
+    monkeypatch.setattr(EmbeddedBeat, "is_busy", True)
+    assert campaign.is_busy("default")
+    assert not campaign.is_busy("reports")
+    monkeypatch.setattr("celery_leader.worker.leadership.runs_guarded_work", lambda election: election == "reports")
+    assert campaign.is_busy("reports")
+    monkeypatch.setattr(EmbeddedBeat, "is_busy", False)
+    assert not campaign.is_busy("default")
+
+
+# -- which elections, which beat ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "elections", "beats"),
+    [
+        ({}, {}, ["default"], False),
+        ({}, {"leader_beat": True}, ["default", "beat"], True),
+        ({"leader_beat": True}, {}, ["default"], True),
+        ({"leader_beat": True}, {"without_leader": True}, None, False),
+        ({"leader_elections": ["reports"]}, {"leader_beat": True}, ["reports", "beat"], True),
+        ({"leader_elections": ["reports"], "leader_beat": True}, {}, ["reports", "default"], True),
+    ],
+)
+def test_settings_and_options_say_what_a_worker_takes_part_in(
+    app: Celery,
+    make_worker: MakeWorker,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    elections: list[str] | None,
+    beats: bool,
+) -> None:
+    """And whether it has a beat, whose step is there for no other worker."""
+    app.conf.update(settings)
+    worker = make_worker(**options)
+    labels = [step.label for step in worker.controller.steps]
+    assert ("Leader beat" in labels) is beats
+    if elections is None:
+        assert worker.leadership is None
+    else:
+        assert list(worker.leadership.campaign.candidates) == elections
+        assert (worker.leadership.beat is not None) is beats
+
+
+def test_a_beat_runs_from_the_start_to_the_end_of_its_worker(app: Celery, make_worker: MakeWorker) -> None:
+    """Its counts are part of what the worker says of the beat's election."""
+    app.conf.leader_beat = True
+    worker = make_worker()
+    assert "celery-leader-beat" not in threads()
+    worker.start()
+    assert "celery-leader-beat" in threads()
+    assert set(worker.leadership.status()["default"]["ticks"]) >= {"sent"}
+    worker.controller.stop()
+    eventually(lambda: not threads())
+
+
+def test_a_worker_without_a_leader_takes_no_part(make_worker: MakeWorker) -> None:
+    """``--without-leader``: its electors, its threads and its answers are nobody's."""
+    worker = make_worker(without_leader=True)
+    worker.start()
+    assert worker.leadership is None
+    assert not state.takes_part()
+    assert not [name for name in threads() if name != "celery-leader-watch"]
+    assert worker.controller.stats().get("leader") is None
+    worker_shutting_down.send(sender="w@here", sig="TERM", how="Warm", exitcode=0)
+    worker.controller.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"without_leader": True, "leader_beat": True}, "--leader-beat and --without-leader contradict"),
+        ({"leader_beat": True, "beat": True}, "-B starts a beat that follows no leader"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    make_worker: MakeWorker, options: dict[str, Any], says: str
+) -> None:
+    """Before anything is forked."""
+    with pytest.raises(WorkerRefused, match=says):
+        make_worker(**options)
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_says_what_it_believes(worker: LocalWorker) -> None:
+    """By ``inspect leader_status`` and in ``inspect stats``, without asking the store."""
+    worker.connect()
+    follower = {
+        "leading": False, "leader": "", "identity": worker.leadership.campaign.identity, "fencing_token": None,
+        "trouble": worker.candidate.elector.trouble,
+    }  # fmt: skip
+    assert said(worker) == {"default": follower}
+    worker.lead()
+    term = worker.candidate.term
+    assert term
+    eventually(worker.candidate.shared_trust.leader)
+    leader = {"leading": True, "leader": term.identity, "fencing_token": term.fencing_token}
+    assert said(worker) == {"default": {**follower, **leader}}
+    assert worker.controller.stats()["leader"] == said(worker)
+    worker.resign()
+    assert said(worker)["default"]["leading"] is False
+
+
+def test_who_takes_no_part_says_nothing(make_worker: MakeWorker) -> None:
+    """An answer all the same: the command tells it from a worker that is away."""
+    assert said(make_worker(without_leader=True)) == {}
+
+
+def said(worker: LocalWorker) -> Any:
+    """Return what a worker answers to ``inspect leader_status``."""
+
+    class Panel:
+        consumer = worker.consumer
+
+    return leader_status(Panel)["elections"]
+
+
+@pytest.fixture(autouse=True)
+def _no_requests() -> Iterator[None]:
+    yield
+    worker_state.reserved_requests.clear()
+    worker_state.active_requests.clear()
