@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.signals import worker_shutting_down
 
 import celery_leader
 from celery_leader import leader_only
@@ -85,6 +86,8 @@ class LocalWorker:
             self.disconnect()
         self.controller.timer.stop()
         if self.controller.leader:
+            # Celery before 5.7 takes the methods of two objects for one receiver, for as long as the first lives.
+            worker_shutting_down.disconnect(self.leadership._on_shutting_down)
             self.leadership.stop()
             for candidate in self.leadership.campaign.candidates.values():
                 candidate.elector.lock.close()
