@@ -77,6 +77,18 @@ def test_the_end_of_a_trust_is_seen_at_once() -> None:
     assert not shared_trust.is_leader()
 
 
+def test_a_trust_that_ends_while_it_is_read_has_no_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read then may be of an earlier term: a reader looks at the deadline again."""
+    shared_trust = SharedTrust.create()
+    shared_trust.publish(trust(seconds=60))
+    end = shared_trust._words[0]
+    times = iter([end - 1, end])
+    monkeypatch.setattr("celery_leader.leadership.shared_trust.boot_time_ns", lambda: next(times))
+    assert shared_trust.term() is None
+    times = iter([end - 1, end - 1])
+    assert shared_trust.term() == Term("default", "me", 7)
+
+
 def test_a_closing_one_leads_but_accepts_no_work() -> None:
     """While guarded work drains the lease is still held."""
     shared_trust = SharedTrust.create()

@@ -11,8 +11,10 @@ from celery import Celery, Task
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, TimeLimitExceeded
 
+import celery_leader
 from celery_leader import leader_only
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership import state
 from celery_leader.settings import apps_set_up
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, mark_of
 from celery_leader.tasks.routing import leader_queue
@@ -256,11 +258,42 @@ def test_no_message_makes_a_follower_apply_it(app: Celery) -> None:
     assert len(ran) == 3
 
 
+def test_a_task_keeps_the_term_in_which_it_began(app: Celery) -> None:
+    """It may lose its lease, and lead again by the next token, while the task runs: what it hands to others is old."""
+    seen: list[Any] = []
+
+    @app.task(name="outlives", shared=False)
+    @leader_only
+    def outlives() -> None:
+        with forced_leader(fencing_token=8):
+            seen.append((celery_leader.is_leader(), celery_leader.fencing_token(), celery_leader.current_term()))
+        with state.registered({}):
+            seen.append((celery_leader.is_leader(), celery_leader.fencing_token(), celery_leader.current_term()))
+
+    with forced_leader(fencing_token=7) as term:
+        run(app, "outlives")
+        assert seen == [(True, 7, term), (False, 7, term)]
+    assert celery_leader.fencing_token() is None
+
+
+def test_a_term_is_that_of_one_election(app: Celery) -> None:
+    """A guarded task may ask of other elections: that is another token."""
+    seen: list[Any] = []
+
+    @app.task(name="asks", shared=False)
+    @leader_only
+    def asks() -> None:
+        with forced_leader("reports", fencing_token=8):
+            seen.append((celery_leader.fencing_token(), celery_leader.fencing_token("reports")))
+
+    with forced_leader(fencing_token=7):
+        run(app, "asks")
+    assert seen == [(7, 8)]
+
+
 def test_a_closing_leader_starts_nothing(app: Celery) -> None:
     """It still has the lease, for what runs already."""
     with forced_leader():
-        from celery_leader.leadership import state
-
         shared_trust = state._shared_trust("default")
         assert shared_trust
         shared_trust.close_to_new_work()

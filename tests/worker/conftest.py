@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery._state import _set_task_join_will_block
 from celery.signals import worker_shutting_down
 
 import celery_leader
@@ -133,6 +134,7 @@ def make_worker(app: Celery) -> Iterator[Callable[..., LocalWorker]]:
         yield make
         for worker in made:
             worker.stop()
+    _set_task_join_will_block(False)  # as making a worker's pool lets this process believe
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.worker import state as worker_state
+from kombu import Queue
 
-from celery_leader.tasks.routing import leader_queue
 from celery_leader.worker.queue import LeaderQueues, copied, runs_guarded_work
 from tests.worker.conftest import LocalWorker
 
@@ -102,7 +102,8 @@ def test_who_knows_the_leaders_queue_from_its_settings_does_not_consume_it(
     app: Celery, make_worker: Callable[..., LocalWorker]
 ) -> None:
     """Celery lets a worker consume every queue in ``task_queues``, unless -Q says otherwise."""
-    app.conf.task_queues = [leader_queue(app, "default"), leader_queue(app, "reports"), app.amqp.queues["celery"]]
+    app.conf.task_queues = [Queue("celery"), Queue(LEADERS), Queue("celery-leader.reports")]
+    assert LEADERS in app.amqp.queues.consume_from
     for options in ({}, {"without_leader": True}):
         worker = make_worker(**options)
         worker.connect()
