@@ -112,3 +112,70 @@ def test_who_takes_part_hands_on_its_own_trusts_only(monkeypatch: pytest.MonkeyP
     state.register(shared_trusts)
     assert state.TRUSTS_VARIABLE not in os.environ
     state.unregister(shared_trusts)
+
+
+def leading(*, in_file: bool = False, token: int = 1) -> SharedTrust:
+    """Return the shared trust of a leader."""
+    shared_trust, now = SharedTrust.create(in_file=in_file), SystemClock().monotonic()
+    shared_trust.publish(Trust(Term("default", "me", token), renewed_at=now, until=now + 60))
+    return shared_trust
+
+
+def test_a_worker_names_its_trusts_to_the_children_that_it_spawns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh interpreter finds all of them, and none of a worker that has ended."""
+    monkeypatch.setenv(state.TRUSTS_VARIABLE, "{}")
+    monkeypatch.setattr(state, "_trusts", None)
+    shared_trusts = {"default": leading(in_file=True), "reports": SharedTrust.create(in_file=True)}
+    try:
+        state.register(shared_trusts)
+        monkeypatch.setattr(state, "_trusts", None)  # as in a child
+        assert celery_leader.is_leader()
+        assert not celery_leader.is_leader("reports")
+        assert state.takes_part()
+        state.unregister(shared_trusts)
+        assert state.TRUSTS_VARIABLE not in os.environ
+    finally:
+        for shared_trust in shared_trusts.values():
+            shared_trust.unlink()
+
+
+def test_what_another_campaign_believes_is_kept() -> None:
+    """A process may have two, and one that ends takes nothing of the other's with it."""
+    first, second, newer = leading(token=1), leading(token=2), leading(token=3)
+    with state.registered({}):
+        state.register({"default": first})
+        state.register({"reports": second})
+        assert celery_leader.fencing_token() == 1
+        assert celery_leader.fencing_token("reports") == 2
+        state.register({"default": newer})
+        state.unregister({"default": first})
+        assert celery_leader.fencing_token() == 3
+        state.unregister({"default": newer})
+        assert state.accepts_work("reports")
+        assert not state.accepts_work("default")
+        state.unregister({"reports": second})
+        assert not state.takes_part()
+
+
+def test_a_failing_task_leaves_no_term_behind() -> None:
+    """The next task of that process is in its own."""
+    term = Term("default", "me", 1)
+
+    def fail() -> None:
+        assert celery_leader.current_term() == term
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), state.in_term(term):
+        fail()
+    assert celery_leader.current_term() is None
+
+
+def test_a_wrong_environment_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Its name and what it holds; a worker that has ended is nothing to tell of."""
+    for named, lines in (("[7]", 1), ('{"default": "/dev/shm/celery-leader-of-nobody"}', 0)):
+        caplog.clear()
+        monkeypatch.setattr(state, "_trusts", None)
+        monkeypatch.setenv(state.TRUSTS_VARIABLE, named)
+        assert not celery_leader.is_leader()
+        assert [record.levelname for record in caplog.records] == ["ERROR"] * lines
+        assert caplog.text.count(f"{state.TRUSTS_VARIABLE} must name a worker's shared trusts, got [7]") == lines

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
+from celery.app.control import Inspect
+from celery.worker.control import Panel
 
 import celery_leader
 from tests.project import Project
@@ -43,3 +45,13 @@ def test_inspect_has_a_method_for_the_leader(tmp_path: Path, redis_server: Redis
         assert answers
         assert answers["w@here"]["elections"]["default"]["identity"].startswith("w@here/")
         assert worker.end() == 0
+
+
+def test_the_method_asks_for_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name under which workers have it, and returns what they answer."""
+    asked: list[str] = []
+    monkeypatch.setattr(Inspect, "_request", lambda inspect, command: asked.append(command) or {"w@here": {}})
+    app = celery_leader.setup(Celery("proj", broker="memory://", set_as_current=False))
+    assert app.control.inspect().leader_status() == {"w@here": {}}
+    assert asked == ["leader_status"]
+    assert Panel.meta["leader_status"].type == "inspect"
