@@ -14,6 +14,7 @@ from celery.worker import state as worker_state
 import celery_leader
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.election import Candidacy, ElectionRecord
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.worker.bootsteps import WorkerRefused
@@ -292,7 +293,7 @@ def test_a_worker_says_what_it_believes(worker: LocalWorker) -> None:
     worker.connect()
     follower = {
         "leading": False, "leader": "", "identity": worker.leadership.campaign.identity, "fencing_token": None,
-        "trouble": worker.candidate.elector.trouble,
+        "trouble": "",
     }  # fmt: skip
     assert said(worker) == {"default": follower}
     worker.lead()
@@ -304,6 +305,18 @@ def test_a_worker_says_what_it_believes(worker: LocalWorker) -> None:
     assert worker.controller.stats()["leader"] == said(worker)
     worker.resign()
     assert said(worker)["default"]["leading"] is False
+
+
+def test_a_worker_says_what_troubles_it(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why nobody is elected: in the store's own words."""
+    assert said(worker)["default"]["trouble"] == ""
+
+    def fail() -> None:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(worker.candidate.elector.lock, "get", fail)
+    assert not worker.candidate.elector.try_acquire_or_renew()
+    assert "the store is away" in said(worker)["default"]["trouble"]
 
 
 def test_who_takes_no_part_says_nothing(make_worker: MakeWorker) -> None:
