@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from celery_leader import signals
+from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.settings import LeaderSettings
 from tests.waiting import eventually
@@ -52,6 +53,38 @@ def slow_receiver(gate: threading.Event) -> Iterator[Callable[..., None]]:
 def released(campaign: Campaign) -> list[str]:
     """The elections whose lease was given back."""
     return [name for name in ELECTIONS if not campaign.backend.lock(name).get().record.holder_identity]
+
+
+def test_one_of_two_events_says_whether_a_candidate_leads() -> None:
+    """From before the first attempt on; listeners hear of each change, and one that fails keeps none from hearing."""
+    app = Celery("proj", set_as_current=False)
+    app.conf.update(leader_backend="memory://one-of-two-events")
+    candidate = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj").candidates[
+        "default"
+    ]
+    heard: list[bool] = []
+
+    def fail(leads: bool) -> None:
+        raise RuntimeError("x")
+
+    candidate.listen(fail)
+    candidate.listen(heard.append)
+
+    def events() -> tuple[bool, bool]:
+        return candidate.leading.is_set(), candidate.not_leading.is_set()
+
+    try:
+        assert events() == (False, True)
+        for _ in range(2):  # the second renews
+            assert candidate.elector.try_acquire_or_renew()
+            assert events() == (True, False)
+            assert heard == [True]
+        candidate.elector.release()
+        assert events() == (False, True)
+        assert heard == [True, False]
+    finally:
+        state.unregister({"default": candidate.shared_trust})
+        candidate.elector.lock.close()
 
 
 @pytest.mark.usefixtures("slow_receiver")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery._state import _set_task_join_will_block
-from celery.signals import worker_shutting_down
+from celery.signals import task_received, worker_shutting_down
 
 import celery_leader
 from celery_leader import leader_only
@@ -89,6 +89,7 @@ class LocalWorker:
         if self.controller.leader:
             # Celery before 5.7 takes the methods of two objects for one receiver, for as long as the first lives.
             worker_shutting_down.disconnect(self.leadership._on_shutting_down)
+            task_received.disconnect(self.leadership._second_senders.received)
             self.leadership.stop()
             for candidate in self.leadership.campaign.candidates.values():
                 candidate.elector.lock.close()

@@ -44,6 +44,18 @@ def test_a_task_that_the_store_can_not_serve_is_refused() -> None:
         LeaderStep(worker, without_leader=True)
 
 
+@pytest.mark.parametrize("logfile", [None, "worker.log"])
+def test_a_worker_that_logs_to_a_file_is_refused_there_too(
+    caplog: pytest.LogCaptureFixture, logfile: str | None
+) -> None:
+    """A detached one has no terminal to say it on."""
+    worker = SimpleNamespace(app=app_with_a_tick(atomic=True), logfile=logfile)
+    with pytest.raises(WorkerRefused) as refused:
+        LeaderStep(worker, without_leader=True)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+    assert said == ([str(refused.value)] if logfile else [])
+
+
 def test_other_ticks_need_no_database() -> None:
     """Nor does a worker without ticks need a store."""
     LeaderStep(SimpleNamespace(app=app_with_a_tick(timeout=5)), without_leader=True)

@@ -8,22 +8,31 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.signals import worker_shutting_down
+from celery.signals import task_received, worker_shutting_down
 from celery.worker import state as worker_state
 
 import celery_leader
+from celery_leader import leader_only
+from celery_leader.backends.memory import MemoryBackend
 from celery_leader.beat.embedded import EmbeddedBeat
+from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.election import Candidacy, ElectionRecord
-from celery_leader.exceptions import StoreUnavailable
+from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign
+from celery_leader.tasks.routing import LeaderRouter
 from celery_leader.worker.bootsteps import WorkerRefused
 from celery_leader.worker.control import leader_status
 from celery_leader.worker.readiness import MAX_LOOP_AGE
+from celery_leader.worker.reception import GuardedStrategy
 from tests.waiting import eventually
 from tests.worker.conftest import LocalWorker
 
 MakeWorker = Callable[..., LocalWorker]
+
+
+def run_anything() -> None:
+    """Stand for a task's code, which no test here runs."""
 
 
 @pytest.fixture
@@ -138,6 +147,7 @@ def test_a_stop_gives_the_lease_back_and_ends_everything(worker: LocalWorker) ->
     """A warm one, by Celery's own hooks: no thread, no timer and no belief stays."""
     worker.start()
     eventually(worker.candidate.leading.is_set, 5)
+    assert set(threads()) == {"celery-leader-default", "celery-leader-watch"}  # nobody leads reports
     assert stored(worker).holder_identity == worker.leadership.campaign.identity
     assert celery_leader.is_leader()
     worker.controller.stop()
@@ -191,6 +201,15 @@ def test_close_is_a_drain(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) 
     worker.controller.blueprint.close(worker.controller)
     assert worker.leadership.readiness.shutting_down
     assert let_go == [worker.controller]
+
+
+def test_a_closing_worker_has_no_term_to_begin_work_in(worker: LocalWorker) -> None:
+    """A beat sends by it. The lease is held all the same."""
+    worker.lead()
+    assert worker.candidate.term
+    worker.leadership.campaign.close_to_new_work()
+    assert worker.candidate.term is None
+    assert worker.candidate.elector.is_leader()
 
 
 # -- busy --------------------------------------------------------------------------------------------------------------
@@ -283,6 +302,76 @@ def test_options_that_contradict_each_other_are_refused(
     """Before anything is forked."""
     with pytest.raises(WorkerRefused, match=says):
         make_worker(**options)
+
+
+def test_a_store_that_can_not_be_used_is_refused(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start, unless it may be usable later: one that is away is only warned of."""
+    answers: list[Exception] = [ConfigurationError("not migrated"), StoreUnavailable("it is away")]
+
+    def fail(backend: MemoryBackend) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(MemoryBackend, "check", fail)
+    with pytest.raises(WorkerRefused, match="not migrated"):
+        make_worker()
+    assert make_worker().leadership
+    assert "Nobody can be elected for now: it is away" in caplog.text
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_that_are_spawned_read_a_file(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """They inherit no memory. It goes with the worker."""
+    monkeypatch.setattr("billiard.get_start_method", lambda: method)
+    worker = make_worker()
+    path = worker.candidate.shared_trust.path
+    assert (path is not None) is (method == "spawn")
+    worker.stop()
+    assert path is None or not path.exists()
+
+
+def test_routes_that_were_set_later_come_after_ours(app: Celery, make_worker: MakeWorker) -> None:
+    """What a worker itself sends to a leader goes to its queue."""
+    app.conf.task_routes = {"guarded": {"queue": "celery"}}
+    make_worker()
+    assert isinstance(app.conf.task_routes[0], LeaderRouter)
+    assert app.conf.task_routes[1:] == [{"guarded": {"queue": "celery"}}]
+
+
+def test_tasks_that_were_made_late_are_guarded_too(app: Celery, make_worker: MakeWorker) -> None:
+    """Their messages are acknowledged late, and received by us, before the first one comes."""
+    late = app.task(name="late", shared=False)(leader_only(run_anything))
+    make_worker(without_leader=True)
+    assert app.tasks["late"].acks_late
+    assert isinstance(late.Strategy, GuardedStrategy)
+
+
+def test_a_hidden_guard_is_told_of(app: Celery, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture) -> None:
+    """When the worker starts: its task would run anywhere."""
+
+    def hide(function: Callable[[], None]) -> Callable[[], None]:
+        def call() -> None:
+            function()
+
+        return call
+
+    app.task(name="hidden", shared=False)(hide(leader_only(run_anything)))
+    worker = make_worker(without_leader=True)
+    assert "hidden is not guarded" not in caplog.text
+    worker.start()
+    assert "hidden is not guarded" in caplog.text
+
+
+def test_what_a_worker_receives_is_looked_at(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For ticks that somebody else sends."""
+    seen: list[Any] = []
+    monkeypatch.setattr(SecondSenders, "received", lambda self, request, **_: seen.append(request))
+    worker = make_worker()
+    task_received.send(sender=worker.consumer, request="a request")
+    assert seen == ["a request"]
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
