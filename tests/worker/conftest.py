@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +97,11 @@ class LocalWorker:
 
     def _begin_to_consume(self, *_: Any) -> None:
         self.consumer.task_consumer.consume()
+
+
+def leader_threads() -> list[str]:
+    """Return the names of the threads that are ours."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("celery-leader")]
 
 
 @pytest.fixture

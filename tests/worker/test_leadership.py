@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery
-from celery.signals import task_received, worker_shutting_down
-from celery.worker import state as worker_state
+from celery.signals import worker_shutting_down
 
 import celery_leader
-from celery_leader import leader_only
-from celery_leader.backends.memory import MemoryBackend
 from celery_leader.beat.embedded import EmbeddedBeat
-from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.election import Candidacy, ElectionRecord
-from celery_leader.exceptions import ConfigurationError, StoreUnavailable
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign
-from celery_leader.tasks.routing import LeaderRouter
-from celery_leader.worker.bootsteps import WorkerRefused
 from celery_leader.worker.control import leader_status
 from celery_leader.worker.readiness import MAX_LOOP_AGE
-from celery_leader.worker.reception import GuardedStrategy
+from celery_leader.worker.reception import Reception
 from tests.waiting import eventually
-from tests.worker.conftest import LocalWorker
+from tests.worker.conftest import LocalWorker, leader_threads
 
 MakeWorker = Callable[..., LocalWorker]
-
-
-def run_anything() -> None:
-    """Stand for a task's code, which no test here runs."""
 
 
 @pytest.fixture
@@ -52,11 +41,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Candidacy]:
 def stored(worker: LocalWorker) -> ElectionRecord:
     """Return the record of the default election."""
     return worker.leadership.campaign.backend.lock("default").get().record
-
-
-def threads() -> list[str]:
-    """Return the names of our threads."""
-    return [each.name for each in threading.enumerate() if each.name.startswith("celery-leader")]
 
 
 # -- ready -------------------------------------------------------------------------------------------------------------
@@ -86,6 +70,25 @@ def test_a_reconnect_is_no_second_start(worker: LocalWorker, monkeypatch: pytest
         worker.disconnect()
         assert worker.heartbeats() == 0
     assert len(woken) == 1
+
+
+def test_what_is_held_is_forgotten_with_its_connection(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker has it back: by a worker that leads, and by one that takes no part."""
+    stopped: list[Reception] = []
+
+    def stop(reception: Reception) -> None:
+        stopped.append(reception)
+
+    monkeypatch.setattr(Reception, "stop", stop)
+    for options in ({}, {"without_leader": True}):
+        worker = make_worker(**options)
+        worker.connect()
+        assert stopped == []
+        worker.disconnect()
+        assert stopped == [worker.consumer.leader_reception]
+        stopped.clear()
 
 
 def test_the_main_loop_tells_that_it_turns(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +150,14 @@ def test_a_stop_gives_the_lease_back_and_ends_everything(worker: LocalWorker) ->
     """A warm one, by Celery's own hooks: no thread, no timer and no belief stays."""
     worker.start()
     eventually(worker.candidate.leading.is_set, 5)
-    assert set(threads()) == {"celery-leader-default", "celery-leader-watch"}  # nobody leads reports
+    assert set(leader_threads()) >= {"celery-leader-default", "celery-leader-watch"}  # nobody leads reports
     assert stored(worker).holder_identity == worker.leadership.campaign.identity
     assert celery_leader.is_leader()
     worker.controller.stop()
     assert stored(worker).holder_identity == ""
     assert not celery_leader.is_leader()
     assert not state.takes_part()
-    eventually(lambda: not threads())
+    eventually(lambda: not leader_threads())
 
 
 def test_the_last_hook_of_a_shutdown_gives_the_lease_back(worker: LocalWorker) -> None:
@@ -231,149 +234,6 @@ def test_a_busy_beat_keeps_its_own_lease_only(
     assert not campaign.is_busy("default")
 
 
-# -- which elections, which beat ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "options", "elections", "beats"),
-    [
-        ({}, {}, ["default"], False),
-        ({}, {"leader_beat": True}, ["default", "beat"], True),
-        ({"leader_beat": True}, {}, ["default"], True),
-        ({"leader_beat": True}, {"without_leader": True}, None, False),
-        ({"leader_elections": ["reports"]}, {"leader_beat": True}, ["reports", "beat"], True),
-        ({"leader_elections": ["reports"], "leader_beat": True}, {}, ["reports", "default"], True),
-    ],
-)
-def test_settings_and_options_say_what_a_worker_takes_part_in(
-    app: Celery,
-    make_worker: MakeWorker,
-    settings: dict[str, Any],
-    options: dict[str, Any],
-    elections: list[str] | None,
-    beats: bool,
-) -> None:
-    """And whether it has a beat, whose step is there for no other worker."""
-    app.conf.update(settings)
-    worker = make_worker(**options)
-    labels = [step.label for step in worker.controller.steps]
-    assert ("Leader beat" in labels) is beats
-    if elections is None:
-        assert worker.leadership is None
-    else:
-        assert list(worker.leadership.campaign.candidates) == elections
-        assert (worker.leadership.beat is not None) is beats
-
-
-def test_a_beat_runs_from_the_start_to_the_end_of_its_worker(app: Celery, make_worker: MakeWorker) -> None:
-    """Its counts are part of what the worker says of the beat's election."""
-    app.conf.leader_beat = True
-    worker = make_worker()
-    assert "celery-leader-beat" not in threads()
-    worker.start()
-    assert "celery-leader-beat" in threads()
-    assert set(worker.leadership.status()["default"]["ticks"]) >= {"sent"}
-    worker.controller.stop()
-    eventually(lambda: not threads())
-
-
-def test_a_worker_without_a_leader_takes_no_part(make_worker: MakeWorker) -> None:
-    """``--without-leader``: its electors, its threads and its answers are nobody's."""
-    worker = make_worker(without_leader=True)
-    worker.start()
-    assert worker.leadership is None
-    assert not state.takes_part()
-    assert not [name for name in threads() if name != "celery-leader-watch"]
-    assert worker.controller.stats().get("leader") is None
-    worker_shutting_down.send(sender="w@here", sig="TERM", how="Warm", exitcode=0)
-    worker.controller.stop()
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"without_leader": True, "leader_beat": True}, "--leader-beat and --without-leader contradict"),
-        ({"leader_beat": True, "beat": True}, "-B starts a beat that follows no leader"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(
-    make_worker: MakeWorker, options: dict[str, Any], says: str
-) -> None:
-    """Before anything is forked."""
-    with pytest.raises(WorkerRefused, match=says):
-        make_worker(**options)
-
-
-def test_a_store_that_can_not_be_used_is_refused(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """At the start, unless it may be usable later: one that is away is only warned of."""
-    answers: list[Exception] = [ConfigurationError("not migrated"), StoreUnavailable("it is away")]
-
-    def fail(backend: MemoryBackend) -> None:
-        raise answers.pop(0)
-
-    monkeypatch.setattr(MemoryBackend, "check", fail)
-    with pytest.raises(WorkerRefused, match="not migrated"):
-        make_worker()
-    assert make_worker().leadership
-    assert "Nobody can be elected for now: it is away" in caplog.text
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_that_are_spawned_read_a_file(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    """They inherit no memory. It goes with the worker."""
-    monkeypatch.setattr("billiard.get_start_method", lambda: method)
-    worker = make_worker()
-    path = worker.candidate.shared_trust.path
-    assert (path is not None) is (method == "spawn")
-    worker.stop()
-    assert path is None or not path.exists()
-
-
-def test_routes_that_were_set_later_come_after_ours(app: Celery, make_worker: MakeWorker) -> None:
-    """What a worker itself sends to a leader goes to its queue."""
-    app.conf.task_routes = {"guarded": {"queue": "celery"}}
-    make_worker()
-    assert isinstance(app.conf.task_routes[0], LeaderRouter)
-    assert app.conf.task_routes[1:] == [{"guarded": {"queue": "celery"}}]
-
-
-def test_tasks_that_were_made_late_are_guarded_too(app: Celery, make_worker: MakeWorker) -> None:
-    """Their messages are acknowledged late, and received by us, before the first one comes."""
-    late = app.task(name="late", shared=False)(leader_only(run_anything))
-    make_worker(without_leader=True)
-    assert app.tasks["late"].acks_late
-    assert isinstance(late.Strategy, GuardedStrategy)
-
-
-def test_a_hidden_guard_is_told_of(app: Celery, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture) -> None:
-    """When the worker starts: its task would run anywhere."""
-
-    def hide(function: Callable[[], None]) -> Callable[[], None]:
-        def call() -> None:
-            function()
-
-        return call
-
-    app.task(name="hidden", shared=False)(hide(leader_only(run_anything)))
-    worker = make_worker(without_leader=True)
-    assert "hidden is not guarded" not in caplog.text
-    worker.start()
-    assert "hidden is not guarded" in caplog.text
-
-
-def test_what_a_worker_receives_is_looked_at(make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For ticks that somebody else sends."""
-    seen: list[Any] = []
-    monkeypatch.setattr(SecondSenders, "received", lambda self, request, **_: seen.append(request))
-    worker = make_worker()
-    task_received.send(sender=worker.consumer, request="a request")
-    assert seen == ["a request"]
-
-
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
@@ -420,10 +280,3 @@ def said(worker: LocalWorker) -> Any:
         consumer = worker.consumer
 
     return leader_status(Panel)["elections"]
-
-
-@pytest.fixture(autouse=True)
-def _no_requests() -> Iterator[None]:
-    yield
-    worker_state.reserved_requests.clear()
-    worker_state.active_requests.clear()
