@@ -98,6 +98,20 @@ def test_slow_receivers_hold_up_no_lease_and_the_end_only_once(campaign: Campaig
     assert time.monotonic() - begun < 2.5
 
 
+def test_a_campaign_that_drains_gives_back_what_nothing_needs(campaign: Campaign) -> None:
+    """Each lease by itself, at once or when its work has ended; the threads live on and acquire nothing."""
+    busy = {"two"}
+    campaign.is_busy = busy.__contains__
+    campaign.drain()
+    eventually(lambda: released(campaign) == ["one", "three", "four"])
+    assert campaign.candidates["two"].shared_trust.is_leader()
+    assert not campaign.candidates["two"].shared_trust.accepts_work()
+    busy.clear()
+    campaign.wake()
+    eventually(lambda: released(campaign) == ELECTIONS)
+    assert all(candidate.thread.is_alive for candidate in campaign.candidates.values())
+
+
 def test_leases_that_can_not_be_given_back_are_waited_for_once(campaign: Campaign, gate: threading.Event) -> None:
     """Whatever hangs in each election, the process ends after the time it was given."""
     for candidate in campaign.candidates.values():

@@ -108,9 +108,10 @@ def test_the_main_loop_tells_that_it_turns(worker: LocalWorker, monkeypatch: pyt
 
 @pytest.mark.parametrize(("pool", "watches"), [("solo", False), ("threads", True), ("prefork", True)])
 def test_the_main_loop_is_watched_where_it_runs_no_tasks(
-    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, pool: str, watches: bool
+    app: Celery, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, pool: str, watches: bool
 ) -> None:
     """In solo it waits for each task. It may stand still as long as the longest lease."""
+    app.conf.leader_elections = {"short": {"lease_duration": 9, "renew_deadline": 6, "retry_period": 1}, "default": {}}
     now = [0.0]
     monkeypatch.setattr("celery_leader.worker.readiness.time.monotonic", lambda: now[0])
     readiness = make_worker(pool_cls=pool).leadership.readiness
