@@ -104,6 +104,13 @@ def leader_threads() -> list[str]:
     return [each.name for each in threading.enumerate() if each.name.startswith("celery-leader")]
 
 
+@pytest.fixture(autouse=True)
+def _own_belief() -> Iterator[None]:
+    """Let what a worker tells this process of elections end with the test."""
+    with state.registered({}):
+        yield
+
+
 @pytest.fixture
 def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
     """An app with a guarded task, on a store of its own. Its leases are long: nothing happens by itself."""
@@ -130,17 +137,16 @@ def app(request: pytest.FixtureRequest) -> Iterator[Celery]:
 
 @pytest.fixture
 def make_worker(app: Celery) -> Iterator[Callable[..., LocalWorker]]:
-    """Make workers of the app; each ends with the test, and with it what this process believes."""
+    """Make workers of the app; each ends with the test."""
     made: list[LocalWorker] = []
 
     def make(**options: Any) -> LocalWorker:
         made.append(LocalWorker(app, **options))
         return made[-1]
 
-    with state.registered({}):
-        yield make
-        for worker in made:
-            worker.stop()
+    yield make
+    for worker in made:
+        worker.stop()
     _set_task_join_will_block(False)  # as making a worker's pool lets this process believe
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +9,6 @@ import pytest
 from celery import Celery, Task
 
 from celery_leader import leader_only, once_per_tick
-from celery_leader.leadership import state
 from celery_leader.worker.bootsteps import LeaderStep, WorkerRefused
 
 
@@ -28,13 +26,6 @@ def app_with_a_tick(**guard: Any) -> Celery:
 
     app.finalize()
     return app
-
-
-@pytest.fixture(autouse=True)
-def _own_belief() -> Iterator[None]:
-    """Let what a worker without elections tells this process end with the test."""
-    with state.registered({}):
-        yield
 
 
 def test_a_task_that_the_store_can_not_serve_is_refused() -> None:
