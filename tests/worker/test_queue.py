@@ -44,6 +44,19 @@ def test_the_leaders_queue_is_consumed_while_the_worker_leads(
     assert said == [f"Consuming the leader's queue {LEADERS}", f"Consuming the leader's queue {LEADERS} no more"]
 
 
+def test_a_leader_consumes_the_queue_of_each_election_that_it_leads(
+    app: Celery, make_worker: Callable[..., LocalWorker]
+) -> None:
+    """Of one that no task names, too: tasks may be made later. And of no other."""
+    app.conf.leader_elections = ["default", "unused"]
+    worker = make_worker()
+    worker.connect()
+    assert worker.leadership.campaign.candidates["unused"].elector.try_acquire_or_renew()
+    worker.turn()
+    assert worker.consumes("celery-leader.unused")
+    assert not worker.consumes(LEADERS)
+
+
 def test_a_closing_leader_consumes_no_more(worker: LocalWorker) -> None:
     """It still has its lease, but nothing that is reserved for the leader may begin."""
     worker.connect()
