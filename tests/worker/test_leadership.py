@@ -246,6 +246,7 @@ def test_a_worker_says_what_it_believes(worker: LocalWorker) -> None:
         "trouble": "",
     }  # fmt: skip
     assert said(worker) == {"default": follower}
+    assert follower["identity"].startswith("w@here/")
     worker.lead()
     term = worker.candidate.term
     assert term

@@ -104,16 +104,19 @@ def test_a_worker_without_a_leader_forgets_whose_child_it_is(
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("settings", "options", "says"),
     [
-        ({"without_leader": True, "leader_beat": True}, "--leader-beat and --without-leader contradict"),
-        ({"leader_beat": True, "beat": True}, "-B starts a beat that follows no leader"),
+        ({}, {"without_leader": True, "leader_beat": True}, "--leader-beat and --without-leader contradict"),
+        ({}, {"leader_beat": True, "beat": True}, "-B starts a beat that follows no leader"),
+        ({"leader_beat": True}, {"beat": True}, "-B starts a beat that follows no leader"),
+        ({"leader_beat": True}, {"beat": True, "without_leader": True}, "-B starts a beat that follows no leader"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(
-    make_worker: MakeWorker, options: dict[str, Any], says: str
+    app: Celery, make_worker: MakeWorker, settings: dict[str, Any], options: dict[str, Any], says: str
 ) -> None:
     """Before anything is forked."""
+    app.conf.update(settings)
     with pytest.raises(WorkerRefused, match=says):
         make_worker(**options)
 
