@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery, Task
+from celery.worker.components import Pool
+from celery.worker.consumer.tasks import Tasks
 
 from celery_leader import leader_only, once_per_tick
-from celery_leader.worker.bootsteps import LeaderStep, WorkerRefused
+from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep, WorkerRefused
+from tests.worker.conftest import LocalWorker
 
 
 def nothing() -> None: ...
@@ -79,3 +83,14 @@ def test_a_run_that_replaces_a_guarded_one_is_refused(guard: Any, form: str) -> 
         app.task(name="sub", shared=False, base=Base)(nothing)
     with pytest.raises(WorkerRefused, match=rf"sub replaces the run of .*Base, which @{guard.__name__} guards"):
         LeaderStep(SimpleNamespace(app=app, logfile=None), without_leader=True)
+
+
+def test_steps_start_in_an_order_that_forks_no_thread(make_worker: Callable[..., LocalWorker]) -> None:
+    """The pool, then what contends, then the beat; the leader's queue after the task consumer. By declaration."""
+    worker = make_worker(leader_beat=True)
+    started = [type(step).__name__ for step in worker.controller.steps]
+    assert started.index("Pool") < started.index("LeaderStep") < started.index("EmbeddedBeatStep")
+    consuming = [type(step).__name__ for step in worker.consumer.steps]
+    assert consuming.index("Tasks") < consuming.index("LeaderQueueStep")
+    for step, after in ((LeaderStep, Pool), (EmbeddedBeatStep, LeaderStep), (LeaderQueueStep, Tasks)):
+        assert after in step.requires  # without it the order above is an accident; Celery has put in the classes
