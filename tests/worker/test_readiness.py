@@ -20,9 +20,9 @@ def at(seconds: float) -> mock._patch[mock.MagicMock]:
 def test_it_observes_until_its_consumer_is_ready() -> None:
     """A worker without a broker runs nothing."""
     worker = readiness()
-    assert worker.candidacy() is Candidacy.OBSERVE
+    assert (worker.is_ready, worker.candidacy()) == (False, Candidacy.OBSERVE)
     worker.loop_turned()
-    assert worker.candidacy() is Candidacy.CONTEND
+    assert (worker.is_ready, worker.candidacy()) == (True, Candidacy.CONTEND)
 
 
 def test_a_frozen_main_loop_ends_candidacy_and_a_turning_one_brings_it_back() -> None:
@@ -31,7 +31,7 @@ def test_a_frozen_main_loop_ends_candidacy_and_a_turning_one_brings_it_back() ->
     with at(100):
         worker.loop_turned()
         patient.loop_turned()
-    with at(129.9):
+    with at(130):
         assert worker.candidacy() is Candidacy.CONTEND
     with at(130.1):
         assert worker.candidacy() is Candidacy.OBSERVE
