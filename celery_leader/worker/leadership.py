@@ -36,9 +36,7 @@ class WorkerLeadership:
         check_backend(settings, app.main)
         self.beat: EmbeddedBeat | None = None
         with_beat = with_beat or settings.beat
-        elections = [name for name in settings.elections if name != settings.beat_election or with_beat]
-        if with_beat:
-            elections.append(settings.beat_election)
+        elections = [*settings.elections, settings.beat_election] if with_beat else list(settings.elections)
         self.readiness = Readiness(
             required=settings.require_ready,
             watches_loop="solo" not in _module_of(worker.pool_cls),
