@@ -6,6 +6,7 @@ A test that harms a server (kills, empties, pauses it) starts its own, or leaves
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pymysql
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 # Django asks for mysqlclient, which is built from C; PyMySQL stands in for it. Settings modules that are loaded by
 # other processes say the same line.
 pymysql.install_as_MySQLdb()
+
+# Whoever starts the tests under nohup, or in the background of a script, ignores these; the processes that tests start
+# would inherit that.
+for number, default in {
+    signal.SIGHUP: signal.SIG_DFL, signal.SIGQUIT: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler
+}.items():  # fmt: skip
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 if name := os.environ.get("CELERY_LEADER_MUTANT"):
     MUTANTS[name].apply()
