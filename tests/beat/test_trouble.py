@@ -241,8 +241,11 @@ def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> 
     leader.lead()
     leader.tick_until_idle()
     fleet.ledger.clear()
-    leader.scheduler._leading.probes_at = 0.0
     leader.scheduler.tick()
+    assert "hour" not in fleet.ledger._claims  # no lease has passed since the last look
+    later = time.monotonic() + leader.scheduler._settings.lease_duration
+    with mock.patch.object(leader.scheduler, "_monotonic", return_value=later):
+        leader.scheduler.tick()
     assert "hour" in fleet.ledger._claims
 
 
