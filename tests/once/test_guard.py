@@ -19,6 +19,7 @@ from celery_leader.beat.due_times import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
 from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.tick_guard import guard_of
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
 from tests.once.conftest import DUE, NAME, TICK, Runs, deliver, is_dropped
@@ -35,6 +36,14 @@ def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.Lo
     assert f"invoices[{TICK}] dropped: this tick was done" in caplog.text
     assert (app.AsyncResult(TICK).state, app.AsyncResult(TICK).result) == ("SUCCESS", "ran")
     assert taken(app) == []
+
+
+def test_each_process_asks_the_store_by_itself(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that shared its parent's connection would read its parent's answers."""
+    parents = guard_of(app)
+    assert guard_of(app) is parents
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert guard_of(app) is not parents
 
 
 def test_another_tick_runs(app: Celery) -> None:

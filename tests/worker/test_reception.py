@@ -322,6 +322,16 @@ def test_what_is_held_is_left_to_the_broker_when_the_connection_ends(desk: Desk,
     assert late._state == "RECEIVED"
 
 
+def test_what_forwards_is_disconnected_with_the_worker(desk: Desk) -> None:
+    """A connection for each reconnect of the worker would stay otherwise."""
+    desk.send("forwards")
+    desk.receive()
+    connection = desk.reception._forwarder._producer.connection
+    assert connection.connected
+    desk.reception.stop()
+    assert not connection.connected
+
+
 def test_what_the_pool_refuses_after_the_connection_ended_is_left_alone(desk: Desk, leaders: Queue) -> None:
     """The same: on Redis a second return would make two messages of it."""
     desk.queues.leads = True
