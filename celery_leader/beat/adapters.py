@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Collection
 from datetime import timezone
@@ -10,53 +9,12 @@ from typing import Any
 
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import utc
-from celery_leader.beat.gate import STANDBY_WAIT, LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.runs import Run
 from celery_leader.beat.stored import LeaderDatabase, LeaderStored
 from celery_leader.ledger import Claim
 
 logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")
-
-#: What a database file answers that another process has locked.
-_IN_USE = (errno.EAGAIN, errno.EACCES, errno.EBUSY)
-
-
-class LeaderPersistent(LeaderMixin):
-    """For :class:`celery.beat.PersistentScheduler`, whose file only one process may have open.
-
-    A second beat that can't open it takes it for damaged, and deletes it.
-    """
-
-    _store: Any
-
-    def sync(self) -> None:
-        """Write the file. One that can't be written ends no tick: the ledger has the last runs."""
-        try:
-            super().sync()
-        except OSError:
-            logger.exception("The schedule's file could not be written")
-
-    def tick(self, *args: Any, **kwargs: Any) -> float:
-        """See :meth:`LeaderMixin.tick`; a beat that slept for minutes would keep the file of others."""
-        return min(super().tick(*args, **kwargs), STANDBY_WAIT)
-
-    def step_back(self) -> None:
-        """Close the file, so that the next leader on this machine finds it free."""
-        store, self._store = self._store, None
-        if store is not None:
-            self._has_schedule = False
-            store.close()
-
-    def close(self) -> None:
-        """See :meth:`LeaderMixin.close`; the file is closed first, as it is on standing back."""
-        super().close()
-        self._store = None
-
-    def _destroy_open_corrupted_schedule(self, exc: Exception) -> Any:
-        """Refuse to delete a file that is in use: who led before has not closed it yet."""
-        if getattr(exc, "errno", None) in _IN_USE:
-            raise exc
-        return super()._destroy_open_corrupted_schedule(exc)
 
 
 class LeaderRedBeat(LeaderMixin):
@@ -72,16 +30,16 @@ class LeaderRedBeat(LeaderMixin):
         """See :meth:`LeaderMixin.begin_term`; entries come and go in Redis, which nobody else would notice."""
         super().begin_term()
         if self._leading:
-            self._prune(self._leading.claims, ())
+            self._entries.prune(self._leading.claims, ())
 
     def still_exist(self, names: Collection[str]) -> Collection[str]:
         """See :meth:`LeaderMixin.still_exist`."""
         return {name for name in names if self.find_entry(name)}
 
-    def _tick_as_leader(self, *args: Any, **kwargs: Any) -> float:
-        self._is_behind = False
-        delay = super()._tick_as_leader(*args, **kwargs)
-        return 0 if self._is_behind else delay
+    def round_ended(self, delay: float) -> float:
+        """See :meth:`LeaderMixin.round_ended`; an entry that is behind is due again at once."""
+        is_behind, self._is_behind = self._is_behind, False
+        return 0 if is_behind else delay
 
     def find_entry(self, name: str) -> Any:
         """Return the entry *name* from Redis; the schedule holds only what is due."""
@@ -107,7 +65,7 @@ class LeaderRedBeat(LeaderMixin):
 
         RedBeat hands over the producer that it began with, whose connection may have gone since; it is not used.
         """
-        if self._sending:
+        if self._publisher.sending:
             return super().apply_async(entry, advance=advance, **kwargs)
         claim = self._leading.claims.get(entry.name) if self._leading else None
         if claim and (entry.last_run_at is None or claim.claimed_at > utc(entry.last_run_at)):
@@ -116,10 +74,10 @@ class LeaderRedBeat(LeaderMixin):
                 return None
         return super().apply_async(entry, advance=advance, **kwargs)
 
-    def _advance(self, run: Run) -> Any:
+    def advance(self, run: Run) -> None:
+        """See :meth:`LeaderMixin.advance`; RedBeat's store notes it."""
         advanced = self._note(run.entry, run.claim)
         self._is_behind |= run.by_due_time and advanced.is_due()[0]
-        return advanced
 
     def _note(self, entry: Any, claim: Claim) -> Any:
         """Write the run of *claim* to RedBeat's store; return the entry as it is from then on."""
@@ -130,7 +88,6 @@ class LeaderRedBeat(LeaderMixin):
 
 #: The adapter of each base that needs one, by the base's name: none of them is imported for it.
 ADAPTERS: dict[str, type[LeaderMixin]] = {
-    "celery.beat.PersistentScheduler": LeaderPersistent,
     "django_celery_beat.schedulers.DatabaseScheduler": LeaderDatabase,
     "sqlalchemy_celery_beat.schedulers.DatabaseScheduler": LeaderStored,
     "redbeat.schedulers.RedBeatScheduler": LeaderRedBeat,

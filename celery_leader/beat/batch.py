@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from celery_leader.beat import heap
-from celery_leader.beat.claims import BATCH
-from celery_leader.beat.due_times import StoppedClocks, utc
-from celery_leader.beat.outbox import Outbox
+from celery_leader.beat.claims import BATCH, Claims
+from celery_leader.beat.due_times import utc
 from celery_leader.beat.runs import Planner, Run
 from celery_leader.election.limits import shown_value
 from celery_leader.ledger import Claim
@@ -24,16 +22,11 @@ PAUSE = 1.0
 
 
 class Host(Protocol):
-    """What a batch asks of its scheduler."""
+    """What a batch asks of its scheduler: Celery's methods, and what adapters know better of their base."""
 
     max_interval: float
-
-    @property
-    def heap(self) -> list[Any] | None:
-        """Celery's heap of entries; None for a base that has none."""
-
-    def look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
-        """Return whether *entry* is due, and in how many seconds to look again."""
+    #: Celery's heap of entries; None for a base that has none, and until the next tick makes one.
+    heap: list[Any] | None
 
     def adjust(self, n: float) -> float:
         """Return how long to wait instead of *n* seconds."""
@@ -43,15 +36,6 @@ class Host(Protocol):
 
     def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
-
-    def count_missed(self, runs: Sequence[Run]) -> None:
-        """Count and log the missed runs that *runs*, which are claimed, let go."""
-
-    def was_refused(self, runs: Sequence[Run]) -> None:
-        """Read the ledger again: somebody claimed *runs*, or later ones, before."""
-
-    def can_send(self, claim: Claim) -> bool:
-        """Return whether this process may send, and reaches its broker."""
 
 
 class _Claimed(NamedTuple):
@@ -67,17 +51,39 @@ class Batch:
     called once for each of them. A base with a ``tick`` of its own that knows no heap claims its runs one by one.
     """
 
-    def __init__(self, host: Host, outbox: Outbox, planner: Planner, clocks: StoppedClocks) -> None:
-        """Begin an empty one, at the moment of *clocks*."""
-        #: The moment.
-        self.now = clocks.now
+    def __init__(
+        self,
+        host: Host,
+        planner: Planner,
+        claims: Claims,
+        now: datetime,
+        *,
+        look: Callable[[Any], tuple[bool, float]],
+        claim: Callable[[Sequence[Run]], list[bool]],
+        can_send: Callable[[Claim], bool],
+    ) -> None:
+        """Begin an empty one.
+
+        Args:
+            host: The scheduler.
+            planner: Names its entries' runs.
+            claims: The term's.
+            now: The moment of the tick.
+            look: Tells whether an entry is due, and in how many seconds to look again.
+            claim: Makes runs the term's; tells for each whether it is.
+            can_send: Tells whether the run of a claim can be sent now.
+        """
+        #: The moment of the tick.
+        self.now = now
         #: Why nothing could be claimed. Celery's ``tick`` would take it for a fault of the entry that it asked about.
         self.error: Exception | None = None
         self._host = host
-        self._outbox = outbox
         self._planner = planner
-        self._timestamp = clocks.now.timestamp()
-        self._look = partial(host.look, clocks)
+        self._claims = claims
+        self._look = look
+        self._claim = claim
+        self._can_send = can_send
+        self._timestamp = now.timestamp()
         self._claimed: dict[str, _Claimed] = {}  # and not sent yet
         self._advanced: tuple[Any, float] | None = None
         self._queue: deque[Any] = deque()  # what the heap held of them, and is to hold one by one
@@ -102,7 +108,7 @@ class Batch:
             if entry.name not in self._claimed:
                 return False, max(0.0, entries[0].time - self._timestamp)
         run, due = self._claimed[entry.name]
-        self._is_held = not self._host.can_send(run.claim)
+        self._is_held = not self._can_send(run.claim)
         return (False, PAUSE) if self._is_held else (True, due.delay)
 
     def take(self, entry: Any) -> Run | None:
@@ -158,7 +164,7 @@ class Batch:
         """Claim the runs of all that is due on the base's heap, which holds one of them afterwards."""
         found = heap.take_due(entries, self._timestamp, self._look, most=BATCH)
         try:
-            self._claim(entries, found)
+            self._claim_found(entries, found)
         except Exception as error:  # noqa: BLE001  # raised again behind the base's tick
             self.error = error
             heap.put_back(entries, [due.event for due in found])
@@ -167,21 +173,17 @@ class Batch:
             self._shown, self._rest = entries, entries[:]
             entries[:] = [self._queue[0]]
 
-    def _claim(self, entries: list[Any], found: Sequence[heap.Due]) -> None:
+    def _claim_found(self, entries: list[Any], found: Sequence[heap.Due]) -> None:
         planned = [(due, run) for due in found if (run := self._planned(entries, due))]
         if not planned:
             return
-        accepted = self._outbox.claim([run.claim for _, run in planned])
+        accepted = self._claim([run for _, run in planned])
         for (due, run), is_ours in zip(planned, accepted, strict=True):
             if is_ours:
                 self._is_ours(entries, due, run)
             else:
                 heap.put_later(entries, due.event, self._timestamp + PAUSE)
-        self._host.count_missed([run for (_, run), is_ours in zip(planned, accepted, strict=True) if is_ours])
-        refused = [run for (_, run), is_ours in zip(planned, accepted, strict=True) if not is_ours]
-        if refused := [run for run in refused if self._outbox.claims.can_keep(run.entry.name)]:
-            self._is_outdated = True
-            self._host.was_refused(refused)
+                self._is_outdated |= self._claims.can_keep(run.entry.name)
 
     def _planned(self, entries: list[Any], due: heap.Due) -> Run | None:
         """Return the run to claim; None, and look again later, where the one before waits or nothing can be told."""
@@ -197,8 +199,7 @@ class Batch:
 
     def _may_be_claimed(self, entry: Any) -> bool:
         """Return whether a run of *entry* can be claimed: none before it waits, and the ledger can keep it."""
-        claims = self._outbox.claims
-        return not claims.waits(entry.name) and claims.can_keep(entry.name)
+        return not self._claims.waits(entry.name) and self._claims.can_keep(entry.name)
 
     def _is_ours(self, entries: list[Any], due: heap.Due, run: Run) -> None:
         if run.claim.sent:  # let go

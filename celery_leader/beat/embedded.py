@@ -15,6 +15,7 @@ from celery_leader.beat.gate import STANDBY_WAIT, LeaderMixin
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.scheduler import leader_scheduler
+from celery_leader.beat.standalone import PATIENCE
 from celery_leader.election.thread import Bell, join
 from celery_leader.leadership.campaign import Campaign
 
@@ -43,6 +44,7 @@ class EmbeddedBeat:
         )
         self._bell = Bell()
         self._is_stopping = False
+        self._asked_at: float | None = None  # when the election first wanted the lease back from a stopping beat
         self._failed_ticks = Failures("A tick of the beat failed")
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
 
@@ -51,10 +53,14 @@ class EmbeddedBeat:
         """Whether the lease must not be given back now; see :attr:`LeaderMixin.is_busy`.
 
         The election asks when the lease is about to be given back. A beat that has something to write first does so
-        at once.
+        at once. A stopping beat does not wait long for a broker that hangs.
         """
         if self._scheduler.is_to_write():
             self._bell.ring()
+        if self._scheduler.is_ending:
+            self._asked_at = self._asked_at or time.monotonic()
+            if time.monotonic() > self._asked_at + PATIENCE:
+                self._scheduler.cut()
         return self._scheduler.is_busy
 
     @property

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
-from functools import cached_property
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import celery.schedules
 from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab
 
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.due_times import due_after, fingerprint, is_interval, share_schedule, utc, where_it_lives
+from celery_leader.beat.due_times import StoppedClocks, due_after, is_interval, share_schedule, utc
 from celery_leader.beat.runs import Planner
 from celery_leader.election.limits import shown_value
 
@@ -43,51 +42,96 @@ def is_untouched(kind: type[Any], name: str) -> bool:
     return type(method) is FunctionType and method.__code__.co_filename == getattr(module, "__file__", None)
 
 
-class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
-    """What a leader asks of its base scheduler. Adapters override the first half (see ``beat/adapters.py``)."""
+class Traits(NamedTuple):
+    """What a base scheduler does in its own way, by the methods that it overrides."""
 
-    #: Whether the base scheduler keeps one mapping of entries, as Celery's do; set by ``leader_scheduler``.
-    keeps_its_schedule = True
-    #: Whether the base scheduler has its own opinion of what is due; set by ``leader_scheduler``.
-    decides_what_is_due = False
-    #: Whether the base scheduler asks and advances entries as Celery's does; set by ``leader_scheduler``.
-    keeps_entries_as_celery = True
-    old_schedulers: Any
-    _planner: Planner
-    _has_schedule = False
-    _is_unobserved = False
-    _edits = 0
-    _schedule_seen: tuple[Any, int, int] | None = None
-    _future_told: datetime | None = None
+    #: It makes its heap as Celery does.
+    has_celerys_heap: bool
+    #: It has its own opinion of what is due.
+    decides_what_is_due: bool
+    #: It writes something down in ``sync``, which Celery's own does not.
+    has_to_write: bool
+    #: It asks and advances entries as Celery does. Another mapping may write down what is put into it.
+    keeps_entries_as_celery: bool
+    #: It keeps one mapping of entries, as Celery does.
+    keeps_its_schedule: bool
 
-    def begin_term(self) -> None:
-        """Get the base ready to send; here: have it read its schedule, once."""
-        if not self._has_schedule:
-            self.setup_schedule()
-            self._has_schedule = True
+    @classmethod
+    def of(cls, base: type[Any]) -> Traits:
+        """Return those of the scheduler class *base*."""
+        asked = ("populate_heap", "is_due", "reserve", "schedule", "schedules_equal", "sync")
+        celerys = {name for name in asked if definer(base, name) is Scheduler}
+        return cls(
+            has_celerys_heap="populate_heap" in celerys,
+            decides_what_is_due="is_due" not in celerys,
+            has_to_write="sync" not in celerys,
+            keeps_entries_as_celery={"is_due", "reserve", "schedule"} <= celerys,
+            keeps_its_schedule={"schedule", "schedules_equal"} <= celerys,
+        )
 
-    def step_back(self) -> None:
-        """Give up what must not be kept while others lead. Called again and again on a standby."""
 
-    def find_entry(self, name: str) -> Any:
-        """Return the entry *name* as it is now, None when there is none."""
-        return self.schedule.get(name)
+class Host(Protocol):
+    """The scheduler whose entries they are: Celery's methods, and what adapters know better of their base."""
+
+    app: Any
+    max_interval: float
+    schedule: Any
+
+    def now(self) -> datetime:
+        """Return the time by the app's clock."""
 
     def due_time(self, entry: Any, now: datetime) -> datetime | None:
-        """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
-        return due_after(entry.schedule, entry.last_run_at, now)
+        """Return since when *entry*, which is due at *now*, has been due."""
 
-    def ask(self, entry: Any) -> Any:
-        """Return what the base says of *entry*: whether it is due, and in how many seconds to look again.
+    def recall(self, claims: Claims, entry: Any) -> bool:
+        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
 
-        For plain intervals by arithmetic, which takes a third of the time, unless somebody wants to be asked.
+    def still_exist(self, names: Collection[str]) -> Collection[str]:
+        """Return which of *names*, which are not in the schedule at the moment, may come back."""
+
+
+class Entries:
+    """A base scheduler's entries: which of them are due, and what the ledger knows of their last runs."""
+
+    def __init__(self, host: Host, traits: Traits, planner: Planner, is_due: Callable[[Any], Any]) -> None:
+        """Prepare.
+
+        Args:
+            host: The scheduler.
+            traits: Its base's.
+            planner: Names their runs.
+            is_due: The base's own method.
         """
-        schedule, last_run = entry.schedule, entry.last_run_at
-        has_zone = last_run is not None and last_run.tzinfo is not None
-        if not (self._is_unobserved and type(entry) is ScheduleEntry and is_interval(schedule) and has_zone):
-            return super().is_due(entry)
-        left = (utc(last_run) + schedule.run_every - utc(schedule.now())).total_seconds()
-        return (True, schedule.seconds) if left <= 0 else (False, left)
+        #: What names their runs.
+        self.planner = planner
+        self._host = host
+        self._traits = traits
+        self._is_due = is_due
+        self._is_unobserved = False
+        self._schedules: dict[str, Any] = {}  # equal ones, which entries share
+        self._edits = 0
+        self._seen: tuple[Any, int, int] | None = None
+        self._ahead: datetime | None = None
+
+    # -- what is due ---------------------------------------------------------------------------------------------
+
+    def look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
+        """Return whether the base takes *entry* for due at *clocks*' moment, and in how many seconds to look again."""
+        try:
+            clocks.stop(entry.schedule)
+            is_due, delay = self._judge(entry, clocks.now, *self._ask(entry))
+        except Exception:  # it must not stop the others
+            celerys_logger.exception(
+                "beat: Cannot calculate the next run of %r, trying again in %s s.", entry.name, self._host.max_interval
+            )
+            return False, self._host.max_interval
+        return is_due, delay if isinstance(delay, (int, float)) else self._host.max_interval
+
+    def look_for_observers(self) -> None:
+        """Find out whether Celery's own code decides what is due and what has run, and nobody else is asked."""
+        own = ((Scheduler, "is_due"), (Scheduler, "reserve"), (ScheduleEntry, "is_due"), (ScheduleEntry, "__next__"),
+               (celery.schedules.schedule, "is_due"))  # fmt: skip
+        self._is_unobserved = self._traits.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
 
     def makes_new(self, entry: Any) -> bool:
         """Return whether another entry takes the place of *entry* when it has run; see Celery's ``reserve``.
@@ -96,91 +140,71 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
         """
         return not (self._is_unobserved and type(entry) is ScheduleEntry)
 
-    def look_for_observers(self) -> None:
-        """Find out whether Celery's own code decides what is due and what has run, and nobody else is asked."""
-        own = ((Scheduler, "is_due"), (Scheduler, "reserve"), (ScheduleEntry, "is_due"), (ScheduleEntry, "__next__"),
-               (celery.schedules.schedule, "is_due"))  # fmt: skip
-        self._is_unobserved = self.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
+    def _ask(self, entry: Any) -> Any:
+        """Return what the base says of *entry*: whether it is due, and in how many seconds to look again.
 
-    def judge(self, entry: Any, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
+        For plain intervals by arithmetic, which takes a third of the time, unless somebody wants to be asked.
+        """
+        schedule, last_run = entry.schedule, entry.last_run_at
+        has_zone = last_run is not None and last_run.tzinfo is not None
+        if not (self._is_unobserved and type(entry) is ScheduleEntry and is_interval(schedule) and has_zone):
+            return self._is_due(entry)
+        left = (utc(last_run) + schedule.run_every - utc(schedule.now())).total_seconds()
+        return (True, schedule.seconds) if left <= 0 else (False, left)
+
+    def _judge(self, entry: Any, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
         """Return what to make of the base's answer whether *entry* is due, and when to look again.
 
         A crontab is due by the time that its ticks are named by: Celery thinks otherwise in the hour that comes twice
         when clocks are set back, and before 5.7 after midnight.
         """
-        if not isinstance(entry.schedule, crontab) or entry.last_run_at is None or self.decides_what_is_due:
+        if not isinstance(entry.schedule, crontab) or entry.last_run_at is None or self._traits.decides_what_is_due:
             return is_due, delay
-        due = self.due_time(entry, now)
+        due = self._host.due_time(entry, now)
         left = (due - utc(now)).total_seconds() if due else 0.0
         if is_due and left > 0:
             return False, left
         asks_only_the_schedule = (
             definer(type(entry), "is_due") is ScheduleEntry and definer(type(entry.schedule), "is_due") is crontab
         )
-        if not is_due and left <= 0 and asks_only_the_schedule and self.app.conf.beat_cron_starting_deadline is None:
+        has_deadline = self._host.app.conf.beat_cron_starting_deadline is not None
+        if not is_due and left <= 0 and asks_only_the_schedule and not has_deadline:
             following = due_after(entry.schedule, now, now)
             return True, (following - utc(now)).total_seconds() if following else delay
         return is_due, delay
 
-    def _is_due_failed(self, entry: Any) -> tuple[bool, float]:
-        """Say that it can't be told when *entry* is due, and look again later; Celery before 5.7 would end."""
-        if definer(Scheduler, "_is_due_failed") is Scheduler:
-            failed: tuple[bool, float] = super()._is_due_failed(entry)
-            return failed
-        celerys_logger.error("beat: Cannot calculate the next run of %r, trying again in %s s.", entry.name,
-                             self.max_interval, exc_info=True)  # noqa: LOG014  # called while it is handled  # fmt: skip
-        return False, self.max_interval
+    # -- what changes --------------------------------------------------------------------------------------------
 
-    def still_exist(self, names: Collection[str]) -> Collection[str]:
-        """Return which of *names*, which are not in the schedule at the moment, may come back."""
-        return ()
+    def note_edit(self) -> None:
+        """Note that an entry was added or replaced."""
+        self._edits += 1
 
-    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
-        """Let *entry* have run at *last_run_at* for the last time."""
-        entry.last_run_at = last_run_at
-        entry.total_run_count = total_run_count
-
-    def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
-        """Return whether no entry came, went or changed; see :meth:`celery.beat.Scheduler.schedules_equal`.
+    def have_changed(self) -> bool:
+        """Note the schedule as it is; return whether it is another than the one noted before.
 
         Celery compares all entries with a copy of theirs on each tick, which makes 10,000 of them slow. A schedule in
-        memory changes by this class's methods, or by entries that come and go. What else a base does only it can tell.
+        memory changes by the scheduler's own methods, or by entries that come and go.
         """
-        if not self.keeps_its_schedule or new_schedules is not self.schedule:
-            return bool(super().schedules_equal(old_schedules, new_schedules))
-        return not self._notes_new_schedule()
-
-    def _notes_new_schedule(self) -> bool:
-        """Note the schedule as it is; return whether it is another than the one noted before."""
-        seen, schedule = self._schedule_seen, self.schedule
-        now = self._schedule_seen = (schedule, len(schedule), self._edits)
-        # The mapping itself is kept: a file that is written and read again makes another, of the same id perhaps.
-        return seen is None or seen[0] is not now[0] or seen[1:] != now[1:]
+        seen, schedule = self._seen, self._host.schedule
+        self._seen = (schedule, len(schedule), self._edits)  # the mapping itself: another may have the same id
+        return seen is None or seen[0] is not schedule or seen[1:] != self._seen[1:]
 
     # -- last runs -----------------------------------------------------------------------------------------------
 
-    def _know(self, claims: Claims, entries: Iterable[Any]) -> None:
+    def know(self, claims: Claims, entries: Iterable[Any]) -> None:
         """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
-        unknown = [entry for entry in entries if not self.recall(claims, share_schedule(entry, self._schedules))]
+        unknown = [entry for entry in entries if not self._host.recall(claims, share_schedule(entry, self._schedules))]
         claims.start_afresh(
-            self._planner.first_sight(entry, claims.get(entry.name)) for entry in unknown if entry.last_run_at
+            self.planner.first_sight(entry, claims.get(entry.name)) for entry in unknown if entry.last_run_at
         )
 
-    def recall(self, claims: Claims, entry: Any) -> bool:
-        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
-        claim = claims.get(entry.name)
-        if claim is None or claim.schedule != fingerprint(entry.schedule):
-            return False
-        self.set_last_run(entry, where_it_lives(entry.schedule, claim.claimed_at), claim.run_count)
-        return True
-
-    def _prune(self, claims: Claims, schedule: Any) -> None:
+    def prune(self, claims: Claims, schedule: Collection[str]) -> None:
         """Drop what is known of entries that went long ago."""
-        before = utc(self._now()) - KEEP_REMOVED
+        before = utc(self._host.now()) - KEEP_REMOVED
         waiting = {claim.tick.entry for claim in claims.unsent()}
         old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
         removed = {name for name in old if name not in schedule and name not in waiting}
-        if gone := removed.difference(self.still_exist(removed) if removed else ()):
+        if gone := removed.difference(self._host.still_exist(removed) if removed else ()):
             claims.drop(sorted(gone))
 
     def warn_of_the_future(self, claims: Claims) -> None:
@@ -188,35 +212,11 @@ class ScheduleMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mis
 
         To send them before would be to send ticks twice if it is this machine's clock that is wrong.
         """
-        horizon = utc(self._now()) + FUTURE
+        horizon = utc(self._host.now()) + FUTURE
         ahead = {claim.claimed_at: claim.tick.entry for claim in claims.all() if claim.claimed_at > horizon}
         latest = max(ahead, default=None)
-        if latest and latest != self._future_told:
+        if latest and latest != self._ahead:
             logger.error("Entries ran last in the future, by this machine's clock: %s at %s, for one. They are not due "
                          "before. If a clock was wrong then, end all beats and delete what the ledger has of them "
                          '("A clock was set ahead" in the how-to).', shown_value(ahead[latest]), latest)  # fmt: skip
-        self._future_told = latest
-
-    def add(self, **kwargs: Any) -> Any:
-        """See :meth:`celery.beat.Scheduler.add`."""
-        self._edits += 1
-        return super().add(**kwargs)
-
-    def update_from_dict(self, dict_: Any) -> None:
-        """See :meth:`celery.beat.Scheduler.update_from_dict`."""
-        self._edits += 1
-        super().update_from_dict(dict_)
-
-    def merge_inplace(self, b: Any) -> None:
-        """See :meth:`celery.beat.Scheduler.merge_inplace`."""
-        self._edits += 1
-        super().merge_inplace(b)
-
-    @cached_property
-    def _schedules(self) -> dict[str, Any]:
-        """Equal schedules, which entries share."""
-        return {}
-
-    def _now(self) -> datetime:
-        now: datetime = self.app.now()
-        return now if now.tzinfo else now.replace(tzinfo=self.app.timezone)
+        self._ahead = latest

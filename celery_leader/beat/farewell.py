@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from celery_leader.beat.outbox import TickCounts
+
 #: For so long (seconds) a lease is kept for it; a database that hangs must not keep others from leading.
 PATIENCE = 3.0
 
@@ -14,25 +16,23 @@ class Farewell:
     Asked by the election's thread, answered by the beat's: each only assigns.
     """
 
-    def __init__(self, *, has_to_write: bool, now: Callable[[], float]) -> None:
+    def __init__(self, counts: TickCounts, *, has_to_write: bool, now: Callable[[], float]) -> None:
         """Begin with nothing to write.
 
         Args:
+            counts: What the beat has sent.
             has_to_write: Whether the base writes anything at all.
             now: A monotonic clock, in seconds.
         """
         self._has_to_write = has_to_write
         self._now = now
-        self._sent = self._written = 0
+        self._counts = counts
+        self._written = 0
         self._asked_at: float | None = None
-
-    def note(self, sent: int) -> None:
-        """Note that the beat has sent *sent* messages since its start."""
-        self._sent = sent
 
     def ask(self) -> bool:
         """Note that the lease is about to be given back; return whether something has to be written first."""
-        if not self._has_to_write or self._sent == self._written:
+        if not self._has_to_write or self._counts.sent == self._written:
             return False
         if self._asked_at is None:
             self._asked_at = self._now()
@@ -44,5 +44,5 @@ class Farewell:
 
     def is_done(self) -> None:
         """Note that the base has written, or has tried to."""
-        self._written = self._sent
+        self._written = self._counts.sent
         self._asked_at = None

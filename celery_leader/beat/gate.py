@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, ClassVar
 
 import click
-from celery.utils.nodenames import gethostname
+from celery.beat import SchedulingError
 
+from celery_leader.beat import heap
+from celery_leader.beat.base import Base
+from celery_leader.beat.batch import Batch
 from celery_leader.beat.catch_up import CatchUp
-from celery_leader.beat.claims import Claims
+from celery_leader.beat.connection import lean, open_connection
+from celery_leader.beat.due_times import StoppedClocks
+from celery_leader.beat.entries import Entries, Traits
 from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.leading import LeadingTerm
-from celery_leader.beat.outbox import Outbox, TickCounts
-from celery_leader.beat.reports import Failures, TakeoverReports
+from celery_leader.beat.outbox import Outcome, TickCounts
+from celery_leader.beat.publisher import Publisher
+from celery_leader.beat.reports import Failures
 from celery_leader.beat.runs import Planner
-from celery_leader.beat.sender import SenderMixin
-from celery_leader.beat.termination import Termination
+from celery_leader.beat.standalone import Standalone
+from celery_leader.beat.takeover import Takeover
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
-from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
+from celery_leader.leadership.campaign import Campaign, check_backend
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
@@ -41,17 +48,18 @@ class BeatRefused(ConfigurationError, click.ClickException):
         click.ClickException.__init__(self, message)
 
 
-class LeaderMixin(SenderMixin):
+class LeaderMixin(Base):
     """Makes any scheduler send only while its process leads.
 
     ``tick`` is the gate: a standby's reads and writes nothing. While it leads, the base ticks as it does by itself, and
-    each run is claimed in the ledger before it is sent (see :class:`SenderMixin`).
+    each run is claimed in the ledger before it is sent (see :class:`LeadingTerm`). Everything of the base that others
+    wrap or override is called as ever: ``tick`` once a message, ``is_due``, ``reserve``, ``apply_entry``,
+    ``apply_async``, ``send_task``. What is due together is claimed together (see :class:`Batch`); a base that ticks in
+    its own way has each run claimed when it sends it.
     """
 
-    #: Whether the base writes something down in ``sync``, which Celery's own does not; set by ``leader_scheduler``.
-    has_to_write = False
-    #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
-    read_again = 0.0
+    #: What the base does in its own way; set by ``leader_scheduler``.
+    traits: ClassVar[Traits]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse what a class of a project overrides where it would not be asked, or would send before a claim.
@@ -85,38 +93,36 @@ class LeaderMixin(SenderMixin):
         self.is_sending = False
         #: What became of ticks so far.
         self.counts = TickCounts()
-        self._leading: LeadingTerm | None = None
-        self._reads_at = 0.0
-        self._farewell = Farewell(has_to_write=self.has_to_write, now=self._monotonic)
-        self._own_campaign: Campaign | None = None
-        self._termination: Termination | None = None
+        self._farewell = Farewell(self.counts, has_to_write=self.traits.has_to_write, now=self.monotonic)
+        self._takeover: Takeover | None = None
+        self._standalone: Standalone | None = None
         try:
             settings = LeaderSettings.from_app(app)
             if lazy:
                 check_backend(settings, app.main)  # celery beat asks for the banner first: refuse before it
             elif campaign is None:
-                campaign = self._own_campaign = _standalone_campaign(app, settings)
+                self._standalone = Standalone(app, settings, cut=self.cut)
+                campaign = self._standalone.campaign
         except ConfigurationError as error:
             raise BeatRefused(str(error)) from error
         self._settings = settings
-        self.io_timeout = settings.io_timeout
         self._election = settings.beat_election
-        self._candidate: Candidate | None = campaign.candidates[self._election] if campaign else None
-        patience = settings.election(self._election, identity="-").renew_deadline
-        self._takeover_reports = TakeoverReports(self._election, patience=patience)
-        election = f"Election {self._election!r}"
-        self._unread = Failures(f"{election}: beat can't read its schedule, so periodic tasks are NOT sent")
-        self._failed_ticks = Failures(f"{election}: a tick of the beat failed")
-        self._not_put_away = Failures(f"{election}: beat could not put its schedule away")
-        self._ledger = campaign.backend.ledger(self._election) if campaign else None
-        self._planner = Planner(app.main or "", self._election, CatchUp.of(settings), self.due_time)
+        self._failed_ticks = Failures(f"Election {self._election!r}: a tick of the beat failed")
+        self._not_put_away = Failures(f"Election {self._election!r}: beat could not put its schedule away")
+        planner = Planner(app.main or "", self._election, CatchUp.of(settings), self.due_time)
+        self._entries = Entries(self, self.traits, planner, is_due=lambda entry: super(LeaderMixin, self).is_due(entry))
+        self._publisher = Publisher(self)
+        if campaign:
+            patience = settings.election(self._election, identity="-").renew_deadline
+            self._candidate = campaign.candidates[self._election]
+            self._ledger = campaign.backend.ledger(self._election)
+            self._takeover = Takeover(self, self._candidate, patience, self._lead)
         if args:
             super().__init__(app, *args, lazy=lazy, **kwargs)
         else:  # as Celery does: some bases know their app by its name only
             super().__init__(app=app, lazy=lazy, **kwargs)
-        if self._own_campaign:
-            self._termination = Termination.install()
-            self._own_campaign.start()
+        if self._standalone:
+            self._standalone.start()
 
     # -- the gate ------------------------------------------------------------------------------------------------
 
@@ -128,16 +134,73 @@ class LeaderMixin(SenderMixin):
         """
         self.is_sending = True  # set first, so that a caller that blocks ticks and then checks sees the truth
         try:
-            with self._termination.held_back() if self._termination else contextlib.nullcontext():
-                term = self._candidate.term if self._candidate else None
-                if term is not None and self._lead(term):
-                    return self._tick_as_leader(*args, **kwargs)
-                if self._farewell.is_due() and self._trusts(self._leading):
+            with self._standalone.signals_held_back() if self._standalone else contextlib.nullcontext():
+                if self._takeover and (leading := self._takeover.current()):
+                    return self._tick_as_leader(leading, partial(super().tick, *args, **kwargs))
+                if self._farewell.is_due() and self.trusts:
                     self._do_sync()
         finally:
             self.is_sending = False
         self._stand_by()
         return 0
+
+    def _tick_as_leader(self, leading: LeadingTerm, base_tick: Callable[[], float]) -> float:
+        try:
+            delay = leading.tick(base_tick)
+            if delay is None:
+                return STANDBY_WAIT
+            delay = self.round_ended(delay)
+            if self._farewell.is_due() or self.should_sync():
+                self._do_sync()
+        except (LeadershipLost, StoreUnavailable) as lost:
+            self._stop_sending(lost)
+            return STANDBY_WAIT / 2
+        except Exception as error:  # noqa: BLE001  # the next may not, and a beat that ended would send nothing for ever
+            self._failed_ticks.failed(error, self.monotonic())
+            self.heap = None
+            return STANDBY_WAIT
+        return min(delay, STANDBY_WAIT)  # an earlier leader's claims, or a lost ledger, must not wait for the next tick
+
+    def _stand_by(self) -> None:
+        try:
+            self.step_back()
+        except Exception as error:  # noqa: BLE001  # a beat that ended would not stand by for anybody
+            self._not_put_away.failed(error, self.monotonic())
+        if self._takeover:
+            self._takeover.wait(STANDBY_WAIT)
+
+    def _lead(self, term: Term) -> LeadingTerm:
+        return LeadingTerm(
+            term,
+            self,
+            self._ledger,
+            settings=self._settings,
+            entries=self._entries,
+            publisher=self._publisher,
+            counts=self.counts,
+            is_trusted=lambda: self._candidate.elector.term == term,
+            is_ending=lambda: self.is_ending,
+        )
+
+    @property
+    def _leading(self) -> LeadingTerm | None:
+        return self._takeover.leading if self._takeover else None
+
+    def _stop_sending(self, reason: Exception) -> None:
+        if self._takeover:
+            self._takeover.drop(reason)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the process is about to end."""
+        return self._candidate.shared_trust.is_closing() or bool(self._standalone and self._standalone.is_ending)
+
+    # -- for the election ----------------------------------------------------------------------------------------
+
+    @property
+    def trusts(self) -> bool:
+        """Whether the term that took over last is still trusted."""
+        return self._leading is not None and self._leading.is_trusted()
 
     @property
     def is_busy(self) -> bool:
@@ -146,102 +209,157 @@ class LeaderMixin(SenderMixin):
         A tick is under way, the ledger lacks what the next leader has to know, or the base has something to write that
         it may only write while it leads.
         """
-        outbox = self._outbox
-        return self.is_sending or self._farewell.is_due() or (outbox is not None and outbox.claims.is_just_behind)
+        leading = self._leading
+        return self.is_sending or self._farewell.is_due() or (leading is not None and leading.claims.is_just_behind)
 
     def is_to_write(self) -> bool:
         """Return whether the base has something to write before the lease is given back; the next tick writes it."""
         return self._farewell.ask()
 
-    def _stand_by(self) -> None:
-        try:
-            self.step_back()
-        except Exception as error:  # noqa: BLE001  # a beat that ended would not stand by for anybody
-            self._not_put_away.failed(error, self._monotonic())
-        if self._candidate is None:
-            return
-        if self._candidate.leading.is_set():
-            # Leads without a ledger, or trusts no more and is not told yet: don't spin.
-            self._candidate.not_leading.wait(STANDBY_WAIT / 2)
-        else:
-            self._candidate.leading.wait(STANDBY_WAIT)
+    def cut(self) -> None:
+        """Fail a wait for the broker: a stopping beat must not keep the lease for it. Any thread may call it."""
+        self._publisher.cut()
 
-    def _lead(self, term: Term) -> bool:
-        """Take over what earlier leaders left, once a term; return whether this one may send."""
-        if self._leading and term == self._leading.term:
+    # -- Celery's methods: what is due ---------------------------------------------------------------------------
+
+    @property
+    def _batch(self) -> Batch | None:
+        return self._leading.batch if self._leading else None
+
+    def is_due(self, entry: Any) -> Any:
+        """Return whether to send *entry* now; see :meth:`celery.beat.Scheduler.is_due`.
+
+        An entry that is due is claimed first, with all others that are.
+        """
+        return self._batch.is_due(entry) if self._batch else super().is_due(entry)
+
+    def reserve(self, entry: Any) -> Any:
+        """See :meth:`celery.beat.Scheduler.reserve`; the last run is the one that was claimed."""
+        advanced = super().reserve(entry) if self._entries.makes_new(entry) else entry
+        if self._batch:
+            self._batch.advance(entry, advanced)
+        return advanced
+
+    def _when(self, entry: Any, next_time_to_run: float, *args: Any, **kwargs: Any) -> Any:
+        if self._batch:
+            return self._batch.when(entry, next_time_to_run)
+        return super()._when(entry, next_time_to_run, *args, **kwargs)
+
+    def populate_heap(self, *args: Any, **kwargs: Any) -> None:
+        """Take the last runs from the ledger, then see :meth:`celery.beat.Scheduler.populate_heap`."""
+        if self._leading:
+            schedule = self.schedule
+            self._entries.know(self._leading.claims, schedule.values())
+            self._entries.prune(self._leading.claims, schedule)
+        if self.traits.keeps_its_schedule:
+            self._entries.have_changed()
+        if not self.traits.has_celerys_heap:
+            super().populate_heap(*args, **kwargs)
+            return
+        with StoppedClocks(self._batch.now if self._batch else self.now()) as clocks:
+            self.heap = heap.make(self._sendable(), partial(self._entries.look, clocks), self._when)
+
+    def _sendable(self) -> Iterable[Any]:
+        """Return the entries that may be sent: those whose ticks can be claimed before."""
+        entries: Iterable[Any] = self.schedule.values()
+        return [entry for entry in entries if self._leading is None or self._leading.claims.can_keep(entry.name)]
+
+    def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
+        """Return whether no entry came, went or changed; see :meth:`celery.beat.Scheduler.schedules_equal`.
+
+        While claimed runs are sent, nothing is compared. What a base does that keeps another mapping only it can tell.
+        """
+        if self._batch and self._batch.is_under_way:
             return True
-        self._leading = None
-        if self._monotonic() < self._reads_at:
-            return False
-        try:
-            claims = Claims(
-                self._ledger,  # type: ignore[arg-type]  # there with a campaign
-                term.fencing_token,
-                self._monotonic,
-                is_trusted=partial(self._is_trusted, term),
-            )
-        except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
-            self._takeover_reports.failed(term.fencing_token, error, self._monotonic())
-            return False
-        outbox = Outbox(claims, may_send=self._may_send, send=self._send, counts=self.counts, now=self._monotonic)
-        self._leading = LeadingTerm(term, outbox)
-        self._heap = None  # made anew by the next tick, with the last runs from the ledger
-        try:
-            self.begin_term()
-        except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
-            self._unread.failed(error, self._monotonic())
-            self._reads_at = self._monotonic() + self.read_again
-            self._leading = None
-            return False
-        logger.info("Election %r: beat sends from now on (token %d)", self._election, term.fencing_token)
-        return True
+        if not self.traits.keeps_its_schedule or new_schedules is not self.schedule:
+            return bool(super().schedules_equal(old_schedules, new_schedules))
+        return not self._entries.have_changed()
+
+    def add(self, **kwargs: Any) -> Any:
+        """See :meth:`celery.beat.Scheduler.add`."""
+        self._entries.note_edit()
+        return super().add(**kwargs)
+
+    def update_from_dict(self, dict_: Any) -> None:
+        """See :meth:`celery.beat.Scheduler.update_from_dict`."""
+        self._entries.note_edit()
+        super().update_from_dict(dict_)
+
+    def merge_inplace(self, b: Any) -> None:
+        """See :meth:`celery.beat.Scheduler.merge_inplace`."""
+        self._entries.note_edit()
+        super().merge_inplace(b)
 
     def setup_schedule(self) -> None:
         """Install entries if this process leads: a standby must not, and a base tries to when it is made."""
         if self._leading:
             super().setup_schedule()
 
-    def _tick_as_leader(self, *args: Any, **kwargs: Any) -> float:
+    # -- Celery's methods: sending -------------------------------------------------------------------------------
+
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Have the base send the run of *entry* that is due; see :meth:`celery.beat.Scheduler.apply_entry`."""
+        if self._leading and _has_runs(entry):
+            self._leading.apply_entry(entry, producer)
+        else:
+            super().apply_entry(entry, producer=producer)  # meets apply_async
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+        """Publish a message of the run that is being sent; see :meth:`celery.beat.Scheduler.apply_async`.
+
+        Called by a base that has not claimed a run of *entry*, it claims the one that is due, sends and confirms it.
+
+        Returns:
+            What the base returns; None when there was nothing to send.
+
+        Raises:
+            SchedulingError: This process does not lead, or the message could not be published.
+        """
+        leading, sending = self._leading, self._publisher.sending
+        publish = partial(super().apply_async, entry, advance=advance, **kwargs)
+        if leading is None or not leading.may_send():
+            error = SchedulingError(f"{entry.name}: this process does not lead {self._election!r} any more")
+            if sending:
+                sending.failed(error, Outcome.ENDED)
+            raise error
+        if sending and sending.is_of(entry):
+            return self._publisher.publish(sending, entry, producer, publish)
+        if not _has_runs(entry):
+            return publish(producer=producer)
         try:
-            leading = self._leading
-            if leading is None:
-                return STANDBY_WAIT
-            outbox = leading.outbox
-            outbox.begin()
-            self._deliver_again(outbox)
-            if outbox.is_stuck:
-                return STANDBY_WAIT
-            delay = self._send_due(outbox, *args, **kwargs)
-            self._write_back(leading)
-            if self._farewell.is_due() or self.should_sync():
-                self._do_sync()
-        except (LeadershipLost, StoreUnavailable) as lost:
+            return leading.apply_alone(entry, advance=advance, **kwargs)
+        except (LeadershipLost, StoreUnavailable) as lost:  # Celery would take it for a fault of the message
             self._stop_sending(lost)
-            return STANDBY_WAIT / 2
-        except Exception as error:  # noqa: BLE001  # the next may not, and a beat that ended would send nothing for ever
-            self._failed_ticks.failed(error, self._monotonic())
-            self._heap = None
-            return STANDBY_WAIT
-        return min(delay, STANDBY_WAIT)  # an earlier leader's claims, or a lost ledger, must not wait for the next tick
+            return None
 
-    def _write_back(self, leading: LeadingTerm) -> None:
-        """Write what the ledger lacks: because it did not answer, or because it lost its data."""
-        claims = leading.claims
-        claims.catch_up()
-        claims.remind()
-        if self._monotonic() >= leading.probes_at:
-            leading.probes_at = self._monotonic() + self._settings.lease_duration
-            claims.probe()
-            self.warn_of_the_future(claims)
+    @cached_property
+    def connection(self) -> Any:
+        """The connection to publish by."""
+        return open_connection(self.app, self._settings.io_timeout)
 
-    # -- the end -------------------------------------------------------------------------------------------------
+    @cached_property
+    def producer(self) -> Any:
+        """What to publish by; opens the connection."""
+        producer = super().producer
+        return lean(producer) if producer else producer
+
+    def _ensure_connected(self) -> Any:
+        """Open the connection if it is not, with one more try; the base would try for an hour."""
+        failed = self._publisher.connection_failed
+        return self.connection.ensure_connection(failed, 1, interval_start=0, interval_step=0)
+
+    # -- Celery's methods: the end -------------------------------------------------------------------------------
+
+    def should_sync(self) -> bool:
+        """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
+        return self._publisher.sending is None and bool(super().should_sync())
 
     def sync(self) -> None:
         """Write the schedule back, on the leader only; see :meth:`celery.beat.Scheduler.sync`.
 
         Also when the process is about to end and may send no more: it has the lease until this is done.
         """
-        if self._trusts(self._leading):
+        if self.trusts:
             super().sync()
 
     def _do_sync(self) -> None:
@@ -258,15 +376,14 @@ class LeaderMixin(SenderMixin):
             super().close()
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
-        if self._leading and self._trusts(self._leading):
+        if self._leading and self.trusts:
             with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds what is there
                 self._leading.claims.flush()
-        self._leading = None
-        campaign, self._own_campaign = self._own_campaign, None
-        if self._ledger:
+        if self._takeover:
+            self._takeover.leading = None
             self._ledger.close()
-        if campaign:
-            campaign.stop()
+        if self._standalone:
+            self._standalone.stop()
         if connection:
             with contextlib.suppress(Exception):  # it may be broken
                 connection.release()
@@ -277,14 +394,6 @@ class LeaderMixin(SenderMixin):
         return f"    . election -> {self._election}"
 
 
-def _standalone_campaign(app: Any, settings: LeaderSettings) -> Campaign:
-    if settings.beat:
-        logger.warning("leader_beat is True, so the workers have beats: this one contends with them for %r, and while "
-                       "it leads, tasks that are reserved for the leader wait. Set leader_beat = False, or start no "
-                       "beat of its own.", settings.beat_election)  # fmt: skip
-    if settings.backend.startswith("memory:"):
-        logger.warning("leader_backend is memory://, so this beat keeps its election in its own memory: any other beat "
-                       "leads as well, and sends every tick again. Set leader_backend to a store that all beats reach: "
-                       "redis://… or django-db://<alias>.")  # fmt: skip
-    check_backend(settings, app.main)
-    return Campaign(settings, [settings.beat_election], nodename=f"beat@{gethostname()}", app_name=app.main)
+def _has_runs(entry: Any) -> bool:
+    """Return whether *entry* is of a schedule; one that somebody made up to send a message has nothing to claim."""
+    return entry.name is not None and entry.schedule is not None

@@ -33,6 +33,8 @@ class Sending:
         #: The last error, and what the scheduler's method returned.
         self.error: BaseException | None = None
         self.result: Any = None
+        #: Whether a stopping beat has cut the connection meanwhile: no error says anything of the message then.
+        self.is_cut = False
         self._token = token
 
     def is_of(self, entry: Any) -> bool:

@@ -1,23 +1,19 @@
-"""From a tick that is claimed to the broker, in bounded time: a beat that waits for a broker sends nothing else."""
+"""From a tick that is claimed to the broker, and what to make of the broker's errors."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amqp.exceptions import MessageNacked
-from celery.beat import Scheduler, SchedulingError
+from celery.beat import SchedulingError
 from kombu.exceptions import OperationalError
 
-from celery_leader.beat.leading import LeadingTerm
-from celery_leader.beat.lean_kombu import asking_first, with_lasting_clients
+from celery_leader.beat.connection import cut
 from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outcome
-from celery_leader.beat.termination import CutOff, Termination
 from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.election.limits import shown
 from celery_leader.ledger import Claim
@@ -29,94 +25,63 @@ logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.
 _REFUSED = {311, 312, 313, 403, 404, 405, 406}
 
 
-class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
-    """A scheduler's connection to the broker, and what to make of its errors."""
+class Publisher:
+    """Has a scheduler publish the messages of claimed runs, by the scheduler's own connection."""
 
-    #: The longest (seconds) to wait for a broker that keeps silent, where its transport can be told. What
-    #: ``broker_transport_options`` say takes precedence.
-    io_timeout: float
-    _termination: Termination | None
-    _leading: LeadingTerm | None = None
-    _sending: Sending | None = None
+    def __init__(self, scheduler: Any) -> None:
+        """Prepare for *scheduler*, whose ``connection`` and ``producer`` are cached properties, as Celery's are."""
+        #: The broker's absence, as far as the term has seen it. A beat asks the broker each second.
+        self.away = Alarm()
+        #: The run that is being sent.
+        self.sending: Sending | None = None
+        self._scheduler = scheduler
 
-    def _monotonic(self) -> float:
-        return time.monotonic()
-
-    @property
-    def _away(self) -> Alarm:
-        """The broker's absence, as far as the term has seen it. It is asked each second."""
-        return self._leading.broker_away if self._leading else Alarm()
-
-    @cached_property
-    def connection(self) -> Any:
-        """The connection to publish by."""
-        connection = self.app.connection_for_write()
-        transport, timeout = connection.get_transport_cls(), self.io_timeout
-        ours = {
-            "redis": {"socket_timeout": timeout, "socket_connect_timeout": timeout},
-            # A message that lies in a socket's buffer has not reached the broker.
-            "amqp": {
-                "connect_timeout": min(timeout, self.app.conf.broker_connection_timeout or timeout),
-                "read_timeout": timeout,
-                "write_timeout": timeout,
-                "confirm_publish": True,
-            },
-        }.get(transport.driver_type, {})
-        connection.transport_options = {**ours, **(connection.transport_options or {})}
-        if transport.driver_type == "redis":
-            connection.transport_cls = with_lasting_clients(transport)
-        return connection
-
-    @cached_property
-    def producer(self) -> Any:
-        """What to publish by; opens the connection."""
-        producer = super().producer
-        return asking_first(producer) if producer else producer
-
-    def _ensure_connected(self) -> Any:
-        """Open the connection if it is not, with one more try; the base would try for an hour."""
-        return self.connection.ensure_connection(self._tell_of_error, 1, interval_start=0, interval_step=0)
-
-    def _tell_of_error(self, error: Exception, interval: float) -> None:
-        """Say what Celery's beat would say, once: it is asked each second."""
-        if not self._away.is_on:
+    def connection_failed(self, error: Exception, interval: float) -> None:
+        """Log what Celery's beat would log, once an outage."""
+        if not self.away.is_on:
             celerys_logger.error("beat: Connection error: %s. Trying again in %s seconds...", error, interval)
+
+    def cut(self) -> None:
+        """Fail a wait for the broker; any thread may call it."""
+        if self.sending:
+            self.sending.is_cut = True
+        if connection := vars(self._scheduler).get("connection"):
+            cut(connection)
 
     def is_reachable(self, claim: Claim) -> bool:
         """Return whether there is a connection to publish by, after one try to open it, for the run of *claim*."""
-        if "producer" in self.__dict__:
+        if self._has_producer:
             return True
         try:
-            with self._cut_off_in_time():
-                _ = self.producer
-        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
+            _ = self._scheduler.producer
+        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
             self._has_failed(claim, error, Outcome.AWAY)
             return False
         return True
 
-    def send_run(self, claim: Claim, token: int, send: Callable[[], Any]) -> Sending:
+    def send(self, claim: Claim, token: int, send: Callable[[], Any]) -> Sending:
         """Let *send*, a method of the base, publish the messages of *claim* for the term *token*.
 
         Returns:
             What became of it. A run that can never be sent is out of our hands as well: it is given up, as Celery's
             own beat does.
         """
-        sending, before = Sending(claim, token), self._sending
-        self._sending = sending
+        sending, before = Sending(claim, token), self.sending
+        self.sending = sending
         try:
             with self._without_tracebacks():
                 sending.result = send()
-        except (Exception, CutOff) as error:  # noqa: BLE001  # whatever it is: one run must not hold up the others
+        except Exception as error:  # noqa: BLE001  # whatever it is: one run must not hold up the others
             if error is not sending.error:
                 self._base_failed(sending, error)
         finally:
-            self._sending = before
-        if sending.outcome is Outcome.OUT and (lasted := self._away.over(self._monotonic())) is not None:
+            self.sending = before
+        if sending.outcome is Outcome.OUT and (lasted := self.away.over(self._scheduler.monotonic())) is not None:
             logger.warning("The broker takes messages again after %s", in_words(lasted))
         return sending
 
-    def publish(self, sending: Sending, entry: Any, producer: Any, **kwargs: Any) -> Any:
-        """Have the base publish the next message of a run; see :meth:`celery.beat.Scheduler.apply_async`.
+    def publish(self, sending: Sending, entry: Any, producer: Any, publish: Callable[[Any], Any]) -> Any:
+        """Let *publish*, the base's ``apply_async``, publish the next message of a run by a producer.
 
         Raises:
             SchedulingError: It could not be published, or the run's last message found the broker away.
@@ -124,19 +89,20 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         if sending.outcome >= Outcome.AWAY:
             raise SchedulingError(f"{entry.name}: its messages are sent when the broker is back")
         try:
-            with sending.next_message(entry), self._cut_off_in_time():
-                if producer is None or "producer" not in self.__dict__:  # the channel of the one given was closed since
-                    producer = self.producer
-                return super().apply_async(entry, producer=producer, **kwargs)
-        except (Exception, CutOff) as error:
+            with sending.next_message(entry):
+                if producer is None or not self._has_producer:  # the channel of the one given was closed since
+                    producer = self._scheduler.producer
+                return publish(producer)
+        except Exception as error:
             cause = error.__context__ if isinstance(error, SchedulingError) else error
-            sending.failed(error, self._has_failed(sending.claim, cause, self.outcome_of(cause)))
+            outcome = Outcome.AWAY if sending.is_cut else self.outcome_of(cause)
+            sending.failed(error, self._has_failed(sending.claim, cause, outcome))
             raise
 
     @contextlib.contextmanager
     def _without_tracebacks(self) -> Iterator[None]:
         """While the broker is away, keep Celery from saying at each try that a message failed: that was said."""
-        if not self._away.is_on:
+        if not self.away.is_on:
             yield
             return
         celerys_logger.addFilter(_tells_of_no_failure)
@@ -145,12 +111,9 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         finally:
             celerys_logger.removeFilter(_tells_of_no_failure)
 
-    def should_sync(self) -> bool:
-        """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
-        return self._sending is None and bool(super().should_sync())
-
-    def _cut_off_in_time(self) -> contextlib.AbstractContextManager[None]:
-        return self._termination.cutting_off() if self._termination else contextlib.nullcontext()
+    @property
+    def _has_producer(self) -> bool:
+        return "producer" in vars(self._scheduler)
 
     @staticmethod
     def _base_failed(sending: Sending, error: BaseException) -> None:
@@ -162,10 +125,10 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
 
     def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
-        tick, was_away = claim.tick, self._away.is_on
+        tick, was_away = claim.tick, self.away.is_on
         if outcome is Outcome.OUT:
             logger.error("%s, due at %s, can't be sent and is given up: %s", shown(tick.entry), tick.due_at, cause)
-        elif outcome is Outcome.AWAY and (lasted := self._away.due(self._monotonic())):
+        elif outcome is Outcome.AWAY and (lasted := self.away.due(self._scheduler.monotonic())):
             logger.error("The broker has taken no message for %s, so periodic tasks are NOT sent; they stay claimed "
                          "until it is back: %s", in_words(lasted), cause)  # fmt: skip
         else:
@@ -173,7 +136,7 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
                        "%s, due at %s, stays claimed, the broker does not take it: %s",
                        shown(tick.entry), tick.due_at, cause)  # fmt: skip
         if outcome is Outcome.REFUSED:
-            self._away.over(self._monotonic())
+            self.away.over(self._scheduler.monotonic())
         return outcome
 
     def outcome_of(self, cause: BaseException | None) -> Outcome:
@@ -184,21 +147,22 @@ class PublisherMixin(Scheduler if TYPE_CHECKING else object):  # type: ignore[mi
         """
         if getattr(cause, "reply_code", None) in _REFUSED or _is_refusal(cause and cause.__cause__):
             return Outcome.REFUSED
-        if isinstance(cause, (OperationalError, CutOff)):
+        if isinstance(cause, OperationalError):
             return Outcome.AWAY
-        is_away = isinstance(cause, self.connection.connection_errors) and not isinstance(cause, (KeyError, OSError))
+        of_connection = self._scheduler.connection.connection_errors
+        is_away = isinstance(cause, of_connection) and not isinstance(cause, (KeyError, OSError))
         return Outcome.AWAY if is_away else Outcome.OUT
 
     def _forget_channel(self) -> None:
         """Let the next message have a new channel: AMQP closes one on which it refused something."""
-        self.__dict__.pop("producer", None)
+        vars(self._scheduler).pop("producer", None)
         with contextlib.suppress(Exception):  # the next message finds out
-            self.connection.revive(None)
+            self._scheduler.connection.revive(None)
 
     def forget_connection(self) -> None:
         """Let the next message have a new connection."""
-        self.__dict__.pop("producer", None)
-        if connection := self.__dict__.pop("connection", None):
+        vars(self._scheduler).pop("producer", None)
+        if connection := vars(self._scheduler).pop("connection", None):
             with contextlib.suppress(Exception):  # it is broken
                 connection.collect()  # AMQP would say goodbye first, and wait for a broker that hangs
 

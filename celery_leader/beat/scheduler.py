@@ -9,11 +9,8 @@ from celery.beat import PersistentScheduler, Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
-from celery_leader.beat.entries import definer
+from celery_leader.beat.entries import Traits
 from celery_leader.beat.gate import BeatRefused, LeaderMixin
-
-#: What is done in our way where a base leaves it to Celery.
-_ASKED = ("populate_heap", "is_due", "reserve", "schedule", "schedules_equal")
 
 
 def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
@@ -45,16 +42,12 @@ def _leader_of(base_class: type[Any]) -> type[LeaderMixin]:
         return base_class
     if not issubclass(base_class, Scheduler):
         raise TypeError(f"{base_class.__qualname__} is no celery.beat.Scheduler")
-    celerys = {name for name in _ASKED if definer(base_class, name) in {Scheduler, PersistentScheduler}}
-    attributes = {
-        "__module__": __name__,
-        "has_celerys_heap": "populate_heap" in celerys,
-        "decides_what_is_due": "is_due" not in celerys,
-        "has_to_write": definer(base_class, "sync") is not Scheduler,
-        # Another mapping may write down what is put into it.
-        "keeps_entries_as_celery": {"is_due", "reserve", "schedule"} <= celerys,
-        "keeps_its_schedule": {"schedule", "schedules_equal"} <= celerys,
-    }
+    if base_class is PersistentScheduler:  # adds a file of last runs, which a leader has in its ledger
+        return _leader_of(Scheduler)
+    if issubclass(base_class, PersistentScheduler):
+        raise TypeError("it keeps last runs in a file of one machine, and a leader's are in its ledger: derive it from "
+                        "celery.beat.Scheduler instead of PersistentScheduler")  # fmt: skip
+    attributes = {"__module__": __name__, "traits": Traits.of(base_class)}
     return type(f"Leader{base_class.__name__}", (adapter_for(base_class), base_class), attributes)
 
 

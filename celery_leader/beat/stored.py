@@ -13,7 +13,6 @@ from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import utc
 from celery_leader.beat.entries import definer, is_untouched
 from celery_leader.beat.gate import LeaderMixin
-from celery_leader.beat.outbox import Outbox
 from celery_leader.beat.reports import Failures
 
 #: By how much the last run of an entry with a start time is moved back that never ran.
@@ -43,7 +42,7 @@ class LeaderStored(LeaderMixin):
             _ = self.schedule  # once more, for what installing entries changed
         finally:
             self._has_nothing_to_write = False
-        self._heap_invalidated, self._heap = False, None  # the base made it an empty one
+        self._heap_invalidated, self.heap = False, None  # the base made it an empty one
 
     def sync(self) -> None:
         """See :meth:`LeaderMixin.sync`."""
@@ -55,7 +54,7 @@ class LeaderStored(LeaderMixin):
 
         A worker that stops stands by before its lease goes back: what it sent is written until then.
         """
-        if not self._trusts(self._leading):
+        if not self.trusts:
             self._dirty.clear()
 
     @property
@@ -166,15 +165,15 @@ class LeaderDatabase(LeaderStored):
             self._dirty.add(entry.name)  # who claimed it died before it wrote this
         return True
 
-    def _send_due(self, outbox: Outbox, *args: Any, **kwargs: Any) -> float:
-        delay = super()._send_due(outbox, *args, **kwargs)
+    def round_ended(self, delay: float) -> float:
+        """See :meth:`LeaderMixin.round_ended`; the admin sees last runs at once."""
         if self._dirty:
             self._dirty |= self._write_last_runs()
-        return delay
+        return super().round_ended(delay)
 
     def sync(self) -> None:
         """See :meth:`LeaderMixin.sync`; what could be written together the base does not write once more."""
-        failed = self._write_last_runs() if self._trusts(self._leading) else set()
+        failed = self._write_last_runs() if self.trusts else set()
         try:
             super().sync()
         finally:
@@ -197,7 +196,7 @@ class LeaderDatabase(LeaderStored):
         try:
             enabled.bulk_update(models, ["last_run_at", "total_run_count"], batch_size=100)
         except Exception as error:  # noqa: BLE001  # the ledger knows them, and the next tick writes them again
-            self._unwritten.failed(error, self._monotonic())
+            self._unwritten.failed(error, self.monotonic())
             return names
         return set()
 

@@ -179,7 +179,7 @@ def test_a_base_that_fails_before_it_sends_is_asked_again(fleet: Fleet) -> None:
     leader = leading(fleet, Fails)
     assert after(fleet, leader) == []
     assert [each["task"] for each in after(fleet, leader, 20)] == ["t.minute"]
-    with mock.patch.object(leader.scheduler._outbox, "_now", return_value=float("inf")):
+    with mock.patch.object(leader.scheduler._leading.outbox, "_now", return_value=float("inf")):
         assert dues(after(fleet, leader, REFUSED_AGAIN))[0] == 10
 
 

@@ -119,7 +119,7 @@ def test_a_new_leader_makes_up_for_what_was_missed(
     fleet.wall.advance(109)
     second = fleet.machine()
     second.lead()
-    second.scheduler._planner._catch_up = CatchUp(policy, WINDOW, grace=5)
+    second.scheduler._entries.planner._catch_up = CatchUp(policy, WINDOW, grace=5)
     second.tick_until_idle()
     assert dues(fleet) == expected
     assert second.scheduler.counts.missed == missed

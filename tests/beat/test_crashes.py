@@ -58,13 +58,13 @@ def test_the_next_leader_goes_on(fleet: Fleet, boundary: str, time: int, after: 
     first.lead()
     first.tick_until_idle()
     fleet.wall.advance(10)
-    owner = first.scheduler.app if boundary == "send" else first.scheduler._outbox.claims._ledger
+    owner = first.scheduler.app if boundary == "send" else first.scheduler._leading.outbox.claims._ledger
     name = "send_task" if boundary == "send" else boundary
     with (
         mock.patch.object(owner, name, dying(getattr(owner, name), after=after, times=[time])),
-        mock.patch.object(first.scheduler._outbox.claims, "confirm", first.scheduler._outbox.claims.confirm)
+        mock.patch.object(first.scheduler._leading.outbox.claims, "confirm", first.scheduler._leading.outbox.claims.confirm)
         if boundary == "confirm"
-        else mock.patch.object(first.scheduler._outbox.claims, "confirm"),  # the dead confirm nothing
+        else mock.patch.object(first.scheduler._leading.outbox.claims, "confirm"),  # the dead confirm nothing
         pytest.raises(Dies),
     ):
         first.scheduler.tick()
@@ -94,7 +94,7 @@ def test_a_claim_whose_answer_is_lost_is_sent_once(fleet: Fleet) -> None:
     leader.lead()
     leader.tick_until_idle()
     fleet.wall.advance(10)
-    ledger = leader.scheduler._outbox.claims._ledger
+    ledger = leader.scheduler._leading.outbox.claims._ledger
     claim = ledger.claim
 
     def lose_the_answer(*args: Any) -> Any:

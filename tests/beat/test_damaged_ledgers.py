@@ -150,7 +150,7 @@ def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
         assert dues(fleet.sent()) == [10, 10]
     monkeypatch.setattr("celery_leader.backends.memory.require_names", refuse)
     monkeypatch.setattr("celery_leader.beat.claims._ASK_AGAIN", 0)
-    claims = leader.scheduler._outbox.claims  # type: ignore[union-attr]
+    claims = leader.scheduler._leading.outbox.claims  # type: ignore[union-attr]
     with mock.patch.object(claims, "_now", return_value=time.monotonic() + 5):
         leader.scheduler.tick()
     fleet.wall.advance(10)
@@ -190,7 +190,7 @@ def test_a_ledger_of_a_term_that_never_was_is_named_with_its_cure(
     leader = fleet.machine()
     token = leader.lead()
     now = 1000.0
-    monkeypatch.setattr(type(leader.scheduler), "_monotonic", lambda self: now)
+    monkeypatch.setattr(type(leader.scheduler), "monotonic", lambda self: now)
     monkeypatch.setattr(leader.scheduler, "_stand_by", lambda: None)
     refusal = LeadershipLost(f"the ledger was opened by token 99; {token} is over", cure="redis-cli HDEL ledger token")
     with mock.patch.object(fleet.ledger, "open", side_effect=refusal):

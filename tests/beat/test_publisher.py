@@ -65,7 +65,7 @@ def test_what_redis_refuses_holds_up_nothing_else(fleet: Fleet, redis_server: Re
         assert {name for name, claim in fleet.ledger._claims.items() if not claim.sent} == refused.keys()
         client.delete("granted-text")
         client.acl_setuser("limited", keys=["*"])
-        with mock.patch.object(leader.scheduler._outbox, "_now", return_value=time.monotonic() + REFUSED_AGAIN):
+        with mock.patch.object(leader.scheduler._leading.outbox, "_now", return_value=time.monotonic() + REFUSED_AGAIN):
             leader.tick_until_idle()
         assert [client.llen(queue) for queue in ("granted-text", "forbidden")] == [FAILURES_OF_A_BROKER] * 2
         client.delete("granted", "granted-text", "forbidden")

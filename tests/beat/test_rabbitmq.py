@@ -39,7 +39,7 @@ def fleet(fleet: Fleet, rabbit_server: RabbitServer) -> Iterator[Fleet]:
         open_channel.queue_delete("celery")
     yield fleet
     for machine in fleet.machines:
-        machine.scheduler.forget_connection()
+        machine.scheduler._publisher.forget_connection()
 
 
 @contextmanager
@@ -206,7 +206,7 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
         open_channel.queue_declare("full", durable=True, auto_delete=False)
         open_channel.queue_bind("full", "amq.direct", "full")
     now = time.monotonic() + REFUSED_AGAIN
-    with mock.patch.object(leader.scheduler._outbox, "_now", return_value=now):
+    with mock.patch.object(leader.scheduler._leading.outbox, "_now", return_value=now):
         leader.tick_until_idle()
     with channel(rabbit_server) as open_channel:
         open_channel.queue_unbind("celery", "amq.fanout", "x")
@@ -225,7 +225,7 @@ def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_se
     offer = mock.Mock(side_effect=first.scheduler.send_run)
     with (
         mock.patch.object(first.scheduler, "send_run", offer),
-        mock.patch.object(first.scheduler._outbox, "_now", return_value=0.0) as now,
+        mock.patch.object(first.scheduler._leading.outbox, "_now", return_value=0.0) as now,
     ):
         tick_at(fleet, first)
         for seconds, offered in ((0.0, 1), (REFUSED_AGAIN - 0.1, 1), (REFUSED_AGAIN, 2), (REFUSED_AGAIN + 0.1, 2)):

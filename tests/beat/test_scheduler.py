@@ -185,7 +185,7 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) 
 
     with (
         mock.patch.object(first.scheduler.app, "send_task", send_and_stop),
-        mock.patch("celery_leader.beat.sender.ENDING_TIME", 0),
+        mock.patch("celery_leader.beat.leading.ENDING_TIME", 0),
     ):
         first.scheduler.tick()
     sent = fleet.sent()

@@ -113,7 +113,7 @@ def test_a_broker_s_absence_is_an_error_once_a_minute(
     fleet.schedule = EVERY_TEN
     leader = fleet.machine()
     now = 1000.0
-    monkeypatch.setattr(leader.scheduler, "_monotonic", lambda: now)
+    monkeypatch.setattr(leader.scheduler, "monotonic", lambda: now)
     leader.lead()
     leader.tick_until_idle()
     fleet.wall.advance(10)
@@ -204,7 +204,7 @@ def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(fleet: Fleet) 
     leader.lead()
     leader.tick_until_idle()
     assert not leader.scheduler.is_busy
-    outbox = leader.scheduler._outbox
+    outbox = leader.scheduler._leading.outbox
     assert outbox
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     fleet.wall.advance(10)
@@ -244,7 +244,7 @@ def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> 
     leader.scheduler.tick()
     assert "hour" not in fleet.ledger._claims  # no lease has passed since the last look
     later = time.monotonic() + leader.scheduler._settings.lease_duration
-    with mock.patch.object(leader.scheduler, "_monotonic", return_value=later):
+    with mock.patch.object(leader.scheduler, "monotonic", return_value=later):
         leader.scheduler.tick()
     assert "hour" in fleet.ledger._claims
 
@@ -292,7 +292,7 @@ def test_whose_term_is_over_leaves_a_ledger_that_lost_its_data_to_others(fleet: 
     leader = fleet.machine()
     leader.lead()
     leader.tick_until_idle()
-    outbox, known = leader.scheduler._outbox, fleet.ledger._claims["ten"]
+    outbox, known = leader.scheduler._leading.outbox, fleet.ledger._claims["ten"]
     assert outbox
     fleet.ledger.clear()
     leader.resign()
@@ -378,7 +378,7 @@ def test_a_failure_that_lasts_is_logged_once_a_minute(
     leader = fleet.machine(Away)
     home: Any = leader.scheduler
     now = 1000.0
-    monkeypatch.setattr(home, "_monotonic", lambda: now)
+    monkeypatch.setattr(home, "monotonic", lambda: now)
     leader.lead()
     home.is_away = from_the_start
     home.tick()

@@ -70,7 +70,7 @@ def test_entries_that_are_left_out_are_named_again(
     first = fleet.machine()
     first.lead()
     first.tick_until_idle()
-    claims = first.scheduler._outbox.claims  # type: ignore[union-attr]
+    claims = first.scheduler._leading.outbox.claims  # type: ignore[union-attr]
     now = claims._now()
     for later, times in ((1.0, 1), (59.0, 1), (61.0, 2), (62.0, 2), (122.0, 3)):
         claims._now = lambda later=later: now + later

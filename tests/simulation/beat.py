@@ -78,7 +78,7 @@ class _LeaderOneNode(leader_scheduler(_OneNode)):  # type: ignore[misc]  # made 
         connection_errors=(BrokerAway,), channel_errors=(), transport=SimpleNamespace(driver_type="simulated")
     )
 
-    def _monotonic(self) -> float:
+    def monotonic(self) -> float:
         return self.node.clock.monotonic()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from celery_leader.beat import message, runs
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.gate import LeaderMixin
-from celery_leader.beat.sender import SenderMixin
+from celery_leader.beat.leading import LeadingTerm
 from celery_leader.leadership.campaign import Candidate
 from tests.simulation.mutants.registry import mutant
 
@@ -112,7 +113,7 @@ def m16h_gate_by_flag() -> None:
         return trust.term if trust else None
 
     Candidate.term = property(term)
-    LeaderMixin._may_send = lambda self: True
+    LeadingTerm.may_send = lambda self: True
 
 
 @mutant()
@@ -140,13 +141,13 @@ def m16k_one_bad_name_fails_its_batch() -> None:
 @mutant(killer="tests/beat/test_damaged_ledgers.py")  # worlds give each request its time
 def m16l_refused_and_asked_again_at_once() -> None:
     """Claims what was refused again without a pause."""
-    send_due = SenderMixin._send_due
+    send_due = LeadingTerm._send_due
 
-    def hasty(self: SenderMixin, outbox: Any) -> float:
-        delay = send_due(self, outbox)
-        return 0 if self._heap is None else delay
+    def hasty(self: LeadingTerm, base_tick: Any) -> float:
+        delay = send_due(self, base_tick)
+        return 0 if self._host.heap is None else delay
 
-    SenderMixin._send_due = hasty
+    LeadingTerm._send_due = hasty
 
 
 @mutant()
@@ -164,14 +165,15 @@ def m16n_one_id_for_all_messages_of_a_run() -> None:
 @mutant(killer="tests/beat/test_bases.py")
 def m16o_trust_is_looked_at_once_a_run() -> None:
     """Sends the rest of a run's messages whoever leads meanwhile."""
-    apply_async = SenderMixin.apply_async
+    apply_async = LeaderMixin.apply_async
 
-    def careless(self: SenderMixin, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        if self._sending and self._sending.messages:
-            return self.publish(self._sending, entry, producer, advance=advance)
+    def careless(self: LeaderMixin, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+        if (sending := self._publisher.sending) and sending.messages:
+            publish = partial(super(LeaderMixin, self).apply_async, entry, advance=advance)
+            return self._publisher.publish(sending, entry, producer, publish)
         return apply_async(self, entry, producer, advance, **kwargs)
 
-    SenderMixin.apply_async = careless
+    LeaderMixin.apply_async = careless
 
 
 @mutant(killer="tests/beat/test_embedded.py")

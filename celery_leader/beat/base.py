@@ -1,0 +1,88 @@
+"""A base scheduler as its leader sees it: Celery's own. Adapters override what others do differently."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery.beat import Scheduler
+
+from celery_leader.beat.claims import Claims
+from celery_leader.beat.due_times import due_after, fingerprint, where_it_lives
+from celery_leader.beat.runs import Run
+
+
+class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
+    """What a leader asks of its base scheduler, besides Celery's methods."""
+
+    #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
+    read_again = 0.0
+    _has_schedule = False
+
+    def begin_term(self) -> None:
+        """Get the base ready to send; here: have it read its schedule, once."""
+        if not self._has_schedule:
+            self.setup_schedule()
+            self._has_schedule = True
+
+    def step_back(self) -> None:
+        """Give up what must not be kept while others lead. Called again and again on a standby."""
+
+    def round_ended(self, delay: float) -> float:
+        """Note that all that was due is sent; return how long (seconds) to wait instead of *delay*."""
+        return delay
+
+    def find_entry(self, name: str) -> Any:
+        """Return the entry *name* as it is now, None when there is none."""
+        return self.schedule.get(name)
+
+    def still_exist(self, names: Collection[str]) -> Collection[str]:
+        """Return which of *names*, which are not in the schedule at the moment, may come back."""
+        return ()
+
+    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+        """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
+        return due_after(entry.schedule, entry.last_run_at, now)
+
+    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
+        """Let *entry* have run at *last_run_at* for the last time."""
+        entry.last_run_at = last_run_at
+        entry.total_run_count = total_run_count
+
+    def recall(self, claims: Claims, entry: Any) -> bool:
+        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
+        claim = claims.get(entry.name)
+        if claim is None or claim.schedule != fingerprint(entry.schedule):
+            return False
+        self.set_last_run(entry, where_it_lives(entry.schedule, claim.claimed_at), claim.run_count)
+        return True
+
+    def advance(self, run: Run) -> None:
+        """Let the entry of *run*, which is claimed and which the base sends by itself, have run."""
+        entry = run.entry if run.claim.sent else self.reserve(run.entry)
+        self.set_last_run(entry, run.last_run_at, run.claim.run_count)
+
+    def apply_as_base(self, entry: Any, producer: Any) -> None:
+        """Have the base send a run of *entry* as its own ``tick`` does."""
+        super().apply_entry(entry, producer=producer)
+
+    @property
+    def heap(self) -> list[Any] | None:
+        """Celery's heap of entries; None for a base that has none, and until the next tick makes one."""
+        heap: list[Any] | None = self._heap
+        return heap
+
+    @heap.setter
+    def heap(self, heap: list[Any] | None) -> None:
+        self._heap = heap
+
+    def now(self) -> datetime:
+        """Return the time by the app's clock, with a time zone."""
+        now: datetime = self.app.now()
+        return now if now.tzinfo else now.replace(tzinfo=self.app.timezone)
+
+    def monotonic(self) -> float:
+        """Return a reading (seconds) of a clock that nobody sets."""
+        return time.monotonic()
