@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import celery
 import pytest
-from celery.beat import ScheduleEntry, Scheduler
+from celery.beat import PersistentScheduler, ScheduleEntry, Scheduler
 from celery.result import AsyncResult
 from celery.schedules import BaseSchedule, crontab
 from kombu.exceptions import OperationalError
@@ -374,6 +374,17 @@ def test_what_would_stand_before_the_claims_is_refused(name: str) -> None:
 
 
 # -- what Celery's logger tells --------------------------------------------------------------------------------------
+
+
+def test_a_leader_needs_no_file_of_last_runs() -> None:
+    """Celery's default scheduler adds nothing else; what a project derives from it would write one on each machine."""
+    assert leader_scheduler("celery.beat:PersistentScheduler") is LeaderScheduler
+
+    class Own(PersistentScheduler):
+        """A project's."""
+
+    with pytest.raises(ConfigurationError, match=r"derive it from celery\.beat\.Scheduler instead"):
+        leader_scheduler(Own)
 
 
 def told(caplog: pytest.LogCaptureFixture, name: str = "celery.beat") -> list[str]:

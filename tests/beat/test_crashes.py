@@ -62,7 +62,9 @@ def test_the_next_leader_goes_on(fleet: Fleet, boundary: str, time: int, after: 
     name = "send_task" if boundary == "send" else boundary
     with (
         mock.patch.object(owner, name, dying(getattr(owner, name), after=after, times=[time])),
-        mock.patch.object(first.scheduler._leading.outbox.claims, "confirm", first.scheduler._leading.outbox.claims.confirm)
+        mock.patch.object(
+            first.scheduler._leading.outbox.claims, "confirm", first.scheduler._leading.outbox.claims.confirm
+        )
         if boundary == "confirm"
         else mock.patch.object(first.scheduler._leading.outbox.claims, "confirm"),  # the dead confirm nothing
         pytest.raises(Dies),

@@ -13,6 +13,7 @@ import pytest
 from celery import Celery, signals
 from celery.beat import Scheduler, Service
 
+from celery_leader.beat import standalone
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.beat.farewell import PATIENCE
 from celery_leader.leadership.campaign import Campaign
@@ -96,6 +97,24 @@ def test_a_lease_waits_for_no_store_that_hangs(fleet: Fleet, worker: Any) -> Non
         assert worker.beat.is_busy
         clock.return_value = now + PATIENCE + 0.1
         assert not worker.beat.is_busy
+
+
+def test_a_stopping_worker_cuts_a_wait_for_its_broker(fleet: Fleet, worker: Any) -> None:
+    """When the election has wanted the lease back for a while, and not before; nor in a worker that goes on."""
+    now = time.monotonic()
+    cut, clock = mock.Mock(), mock.Mock(return_value=now)
+    with mock.patch.object(worker.scheduler, "cut", cut), mock.patch("time.monotonic", clock):
+        _ = worker.beat.is_busy
+        clock.return_value += 2 * standalone.PATIENCE
+        _ = worker.beat.is_busy
+        worker.campaign.close_to_new_work()
+        _ = worker.beat.is_busy
+        clock.return_value += standalone.PATIENCE
+        _ = worker.beat.is_busy
+        assert not cut.called
+        clock.return_value += 0.1
+        _ = worker.beat.is_busy
+    assert cut.call_count == 1
 
 
 def test_a_deposed_beat_writes_nothing(fleet: Fleet, worker: Any) -> None:

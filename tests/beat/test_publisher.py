@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 from unittest import mock
 
+import pytest
 import redis
 
 from celery_leader.beat.outbox import FAILURES_OF_A_BROKER, REFUSED_AGAIN
@@ -70,3 +71,22 @@ def test_what_redis_refuses_holds_up_nothing_else(fleet: Fleet, redis_server: Re
         assert [client.llen(queue) for queue in ("granted-text", "forbidden")] == [FAILURES_OF_A_BROKER] * 2
         client.delete("granted", "granted-text", "forbidden")
         client.acl_deluser("limited")
+
+
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_no_error_of_a_cut_connection_gives_a_message_up(fleet: Fleet, is_cut: bool) -> None:
+    """A socket that another thread shuts down fails in any way. Otherwise such an error is the message's own."""
+    fleet.schedule = EVERY_TEN
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+
+    def fail(*_: object, **__: object) -> None:
+        if is_cut:
+            leader.scheduler.cut()
+        raise AttributeError("'NoneType' object has no attribute 'recv'")
+
+    fleet.wall.advance(10)
+    with mock.patch.object(leader.scheduler.app, "send_task", fail):
+        leader.scheduler.tick()
+    assert fleet.ledger._claims["ten"].sent is not is_cut

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -161,11 +162,46 @@ def test_a_broker_that_hangs_keeps_no_lease_of_a_beat_that_ends(fleet: Fleet, ra
     rabbit_server.pause()
     try:
         begun = time.monotonic()
-        with mock.patch.object(leader.scheduler, "_own_campaign", campaign):
+        with mock.patch.object(leader.scheduler, "_standalone", campaign):
             leader.scheduler.close()
     finally:
         rabbit_server.resume()
     assert given_back[0] - begun < IO_TIMEOUT * 0.9
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_wait_for_the_broker_is_cut_from_another_thread(
+    fleet: Fleet, rabbit_server: RabbitServer, is_connected: bool
+) -> None:
+    """While it takes a message or shakes hands. The message stays claimed, and is sent when the broker is back."""
+    fleet.schedule = {"a": entry("t.a")}
+    leader = leading(fleet, rabbit_server)
+    tick_at(fleet, leader)
+    taken(rabbit_server)
+    if not is_connected:
+        leader.scheduler._publisher.forget_connection()
+    is_over = threading.Event()
+
+    def cut_again() -> None:
+        while not is_over.wait(0.2):
+            leader.scheduler.cut()
+
+    cutting = threading.Thread(target=cut_again)
+    fleet.wall.advance(10)
+    rabbit_server.pause()
+    try:
+        cutting.start()
+        begun = time.monotonic()
+        leader.scheduler.tick()
+        lasted = time.monotonic() - begun
+    finally:
+        is_over.set()
+        cutting.join()
+        rabbit_server.resume()
+    assert lasted < 5, "the time of LONG is 30 s"
+    assert unsent(fleet) == {"a"}
+    leader.tick_until_idle()
+    assert unsent(fleet) == set()
 
 
 def test_what_the_broker_refuses_holds_up_nothing_else(
@@ -222,9 +258,9 @@ def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_se
     """By itself, and by a next leader at once."""
     fleet.schedule = {"bad": entry("t.bad", exchange="nowhere", routing_key="x")}
     first = leading(fleet, rabbit_server)
-    offer = mock.Mock(side_effect=first.scheduler.send_run)
+    offer = mock.Mock(side_effect=first.scheduler._publisher.send)
     with (
-        mock.patch.object(first.scheduler, "send_run", offer),
+        mock.patch.object(first.scheduler._publisher, "send", offer),
         mock.patch.object(first.scheduler._leading.outbox, "_now", return_value=0.0) as now,
     ):
         tick_at(fleet, first)
@@ -234,8 +270,8 @@ def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_se
             assert offer.call_count == offered
     first.resign()
     second = fleet.machine(broker=rabbit_server.url)
-    offer = mock.Mock(side_effect=second.scheduler.send_run)
-    with mock.patch.object(second.scheduler, "send_run", offer):
+    offer = mock.Mock(side_effect=second.scheduler._publisher.send)
+    with mock.patch.object(second.scheduler._publisher, "send", offer):
         second.lead()
         second.scheduler.tick()
     assert offer.call_count == 1

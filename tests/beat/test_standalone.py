@@ -1,0 +1,165 @@
+"""A beat of its own ends by signals: what it sends is confirmed first, and a broker that hangs is not waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import pytest
+from celery import Celery
+
+from celery_leader.beat import leading, standalone
+from celery_leader.beat.standalone import Standalone
+from celery_leader.settings import LeaderSettings
+from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
+from tests.servers import RedisServer
+from tests.waiting import eventually
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.fixture
+def handled() -> Iterator[list[int]]:
+    """The signals that reached the handler that was there before."""
+    numbers: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: numbers.append(number)) for number in SIGNALS}
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def handling(cut: Callable[[], None]) -> Standalone:
+    """A beat of its own that handles signals and never leads; it cuts by *cut*."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(leader_backend="memory://", leader_eligible=False)
+    made = Standalone(app, LeaderSettings.from_app(app), cut=cut)
+    with mock.patch.object(made.campaign, "start"):
+        made.start()
+    return made
+
+
+def signal_itself() -> None:
+    """Get a SIGTERM."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def on_its_own(leader: Machine) -> None:
+    """Let the beat of *leader* handle signals."""
+    leader.scheduler._standalone = handling(leader.scheduler.cut)
+
+
+def test_a_wait_for_a_broker_is_cut(handled: list[int]) -> None:
+    """Soon after the signal, which is handled then. The waiting call fails; nothing is raised anywhere else."""
+    silent, other = socket.socketpair()
+    beat = handling(lambda: silent.shutdown(socket.SHUT_RDWR))
+    begun = time.monotonic()
+    with silent, other, mock.patch.object(standalone, "PATIENCE", 0.2), beat.signals_held_back():
+        silent.settimeout(20)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert silent.recv(1) == b""
+        assert handled == []
+        assert beat.is_ending
+    assert handled == [signal.SIGTERM]
+    assert not beat.is_ending
+    assert 0.1 < time.monotonic() - begun < 5
+
+
+def test_a_wait_is_cut_again_until_the_tick_ends(handled: list[int]) -> None:
+    """kombu connects and waits once more. After the tick, and before a signal, nothing is cut."""
+    cuts = mock.Mock()
+    beat = handling(cuts)
+    with mock.patch.object(standalone, "PATIENCE", 0.05), mock.patch.object(standalone, "_CUT_AGAIN", 0.01):
+        for round_ in (1, 2):
+            with beat.signals_held_back():
+                before = cuts.call_count
+                os.kill(os.getpid(), signal.SIGHUP)
+                eventually(lambda before=before: cuts.call_count >= before + 3)
+            after = cuts.call_count
+            deadline = time.monotonic() + 0.2
+            with beat.signals_held_back():
+                eventually(lambda deadline=deadline: time.monotonic() > deadline)
+            assert cuts.call_count <= after + 1
+            assert handled == [signal.SIGHUP] * round_
+
+
+def test_a_second_signal_does_not_wait(handled: list[int]) -> None:
+    """Whoever is in a hurry sends it twice."""
+    with handling(mock.Mock()).signals_held_back():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert handled == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert handled == [signal.SIGINT]
+    assert handled == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
+    """A beat that was started by nohup goes on sending when its terminal is closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    beat = handling(mock.Mock())
+    with beat.signals_held_back():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not beat.is_ending
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert beat.is_ending
+    assert handled == [signal.SIGTERM]
+
+
+def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], fleet: Fleet) -> None:
+    """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
+    fleet.schedule = {**EVERY_TEN, "other": {"task": "t.other", "schedule": 10.0}}
+    leader = fleet.machine()
+    leader.lead()
+    leader.tick_until_idle()
+    on_its_own(leader)
+    fleet.wall.advance(10)
+    send = leader.scheduler.app.send_task
+
+    def signalled(*args: object, **kwargs: object) -> object:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return send(*args, **kwargs)
+
+    with (
+        mock.patch.object(leading, "ENDING_TIME", 0.0),
+        mock.patch.object(leader.scheduler.app, "send_task", signalled),
+    ):
+        leader.scheduler.tick()
+    assert handled == [signal.SIGHUP]
+    assert len(fleet.sent()) == 1, "the other run waits for the next tick: the process seemed about to end"
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [10]
+    fleet.wall.advance(10)
+    leader.tick_until_idle()
+    assert dues(fleet.sent()) == [20, 20]
+
+
+@pytest.mark.parametrize("is_connected", [True, False])
+def test_a_message_that_is_cut_stays_claimed(
+    handled: list[int], fleet: Fleet, redis_server: RedisServer, is_connected: bool
+) -> None:
+    """On its way, or while the connection is made; it is sent when the broker is back, by whoever leads then."""
+    fleet.schedule, fleet.conf = EVERY_TEN, {"task_default_queue": "cut-in-time"}
+    leader = fleet.machine(broker=redis_server.url)
+    leader.lead()
+    leader.tick_until_idle()
+    on_its_own(leader)
+    if is_connected:
+        _ = leader.scheduler.producer.channel
+    fleet.wall.advance(10)
+    redis_server.pause()
+    try:
+        with mock.patch.object(standalone, "PATIENCE", 0.2):
+            begun = time.monotonic()
+            with mock.patch.object(leader.scheduler._entries, "look_for_observers", signal_itself):
+                leader.scheduler.tick()
+            lasted = time.monotonic() - begun
+    finally:
+        redis_server.resume()
+    assert handled == [signal.SIGTERM]
+    assert lasted < leader.scheduler._settings.io_timeout * 0.6
+    assert not fleet.ledger._claims["ten"].sent
+    leader.tick_until_idle()
+    assert fleet.ledger._claims["ten"].sent
