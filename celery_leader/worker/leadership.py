@@ -12,6 +12,7 @@ from celery.signals import task_received, worker_shutting_down
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.beat.second_sender import SecondSenders
 from celery_leader.leadership.campaign import Campaign, check_backend
+from celery_leader.older_celery import connect_method, pool_start_method
 from celery_leader.settings import LeaderSettings
 from celery_leader.tasks.routing import route_guarded_tasks
 from celery_leader.worker.queue import runs_guarded_work
@@ -56,9 +57,9 @@ class WorkerLeadership:
         route_guarded_tasks(app)
         # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
         # lock of Celery's that the handlers of a second signal would wait for for ever.
-        worker_shutting_down.connect(self._on_shutting_down)
+        connect_method(worker_shutting_down, self._on_shutting_down)
         self._second_senders = SecondSenders(lambda: app.conf.beat_schedule)
-        task_received.connect(self._second_senders.received)
+        connect_method(task_received, self._second_senders.received)
 
     def start(self) -> None:
         """Start contending."""
@@ -109,7 +110,7 @@ def _spawns(worker: Any) -> bool:
     """Return whether pool children begin with a fresh interpreter: by Celery's setting, or billiard's (on macOS)."""
     if sys.platform == "win32":  # has no prefork pool, and nothing else starts children
         return False
-    return getattr(worker, "pool_start_method", "fork") != "fork" or billiard.get_start_method() != "fork"
+    return pool_start_method(worker) != "fork" or billiard.get_start_method() != "fork"
 
 
 def _module_of(pool: Any) -> str:
