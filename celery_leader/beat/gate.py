@@ -8,7 +8,6 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-import click
 from celery.utils.nodenames import gethostname
 
 from celery_leader.beat.catch_up import CatchUp
@@ -22,7 +21,8 @@ from celery_leader.beat.sender import SenderMixin
 from celery_leader.beat.termination import Termination
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
-from celery_leader.leadership.campaign import Campaign, Candidate, check_backend
+from celery_leader.leadership.campaign import Campaign, Candidate, backend_of, check_backend
+from celery_leader.refusal import StartRefused
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
@@ -31,14 +31,6 @@ logger = logging.getLogger(__name__)
 STANDBY_WAIT = 1.0
 #: What a project may override in the base only: a claim comes before it.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
-
-
-class BeatRefused(ConfigurationError, click.ClickException):
-    """A configuration error in a beat that starts: its command line says the sentence and ends."""
-
-    def __init__(self, message: str) -> None:
-        """Carry *message* for both: the exception and the command line."""
-        click.ClickException.__init__(self, message)
 
 
 class LeaderMixin(SenderMixin):
@@ -79,7 +71,7 @@ class LeaderMixin(SenderMixin):
             **kwargs: For the base scheduler.
 
         Raises:
-            BeatRefused: A setting is wrong, or the store can't be used.
+            StartRefused: A setting is wrong, or the store can't be used.
         """
         #: Whether a tick of the leader is under way.
         self.is_sending = False
@@ -93,11 +85,11 @@ class LeaderMixin(SenderMixin):
         try:
             settings = LeaderSettings.from_app(app)
             if lazy:
-                check_backend(settings, app.main)  # celery beat asks for the banner first: refuse before it
+                check_backend(backend_of(settings, app.main))  # celery beat asks for the banner first: refuse before it
             elif campaign is None:
                 campaign = self._own_campaign = _standalone_campaign(app, settings)
         except ConfigurationError as error:
-            raise BeatRefused(str(error)) from error
+            raise StartRefused(str(error)) from error
         self._settings = settings
         self.io_timeout = settings.io_timeout
         self._election = settings.beat_election
@@ -286,5 +278,5 @@ def _standalone_campaign(app: Any, settings: LeaderSettings) -> Campaign:
         logger.warning("leader_backend is memory://, so this beat keeps its election in its own memory: any other beat "
                        "leads as well, and sends every tick again. Set leader_backend to a store that all beats reach: "
                        "redis://… or django-db://<alias>.")  # fmt: skip
-    check_backend(settings, app.main)
-    return Campaign(settings, [settings.beat_election], nodename=f"beat@{gethostname()}", app_name=app.main)
+    check_backend(backend := backend_of(settings, app.main))
+    return Campaign(settings, [settings.beat_election], backend=backend, nodename=f"beat@{gethostname()}")
