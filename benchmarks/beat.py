@@ -82,10 +82,11 @@ class Leader:
 
     def __init__(self, app: Celery) -> None:
         from celery_leader.beat.scheduler import leader_scheduler
-        from celery_leader.leadership.campaign import Campaign
+        from celery_leader.leadership.campaign import Campaign, backend_of
         from celery_leader.settings import LeaderSettings
 
-        self.campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="bench@host", app_name=app.main)
+        settings = LeaderSettings.from_app(app)
+        self.campaign = Campaign(settings, ["default"], backend=backend_of(settings, app.main), nodename="bench@host")
         self.scheduler = leader_scheduler(Scheduler)(app=app, campaign=self.campaign)
 
     def tick(self) -> int:

@@ -11,12 +11,11 @@ from celery.bin.base import CeleryOption
 from celery.signals import beat_init
 
 from celery_leader.beat.second_sender import refuse_second_sender
+from celery_leader.refusal import say_in_file
 from celery_leader.settings import apps_set_up, leader_values
 from celery_leader.tasks.routing import route_guarded_tasks
-from celery_leader.tasks.wiring import prepare_guarded_tasks
 from celery_leader.worker import control
-from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep, say_in_file
-from celery_leader.worker.reception import GuardedStrategy
+from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
 from celery_leader.worker.wrong_states import guarded_tasks, listed
 
 logger = logging.getLogger(__name__)
@@ -45,11 +44,8 @@ def setup(app: Celery) -> Celery:
         app.user_options["worker"].update(_worker_options())
     beat_init.connect(refuse_second_sender, dispatch_uid="celery_leader")
     app.on_after_configure.connect(_on_after_configure, dispatch_uid="celery_leader")
-    app.on_after_finalize.connect(_on_after_finalize, dispatch_uid="celery_leader")
     if app.configured:
         route_guarded_tasks(app)
-    if app.finalized:
-        prepare_guarded_tasks(app, GuardedStrategy)
     return app
 
 
@@ -92,7 +88,3 @@ def _worker_options() -> list[CeleryOption]:
 
 def _on_after_configure(sender: Celery, **_: Any) -> None:
     route_guarded_tasks(sender)
-
-
-def _on_after_finalize(sender: Celery, **_: Any) -> None:
-    prepare_guarded_tasks(sender, GuardedStrategy)

@@ -11,6 +11,7 @@ import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 from celery.signals import beat_init, worker_init
 
+from celery_leader.election import ElectionState, state_of
 from celery_leader.election.alarm import in_words
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import (
@@ -74,7 +75,7 @@ def status(ctx: click.Context, as_json: bool, check: bool) -> None:
         click.echo(f"Error: {error}", err=True)
         ctx.exit(EX_UNAVAILABLE if isinstance(error, StoreUnavailable) else EX_NO_LEADER)
     click.echo(json.dumps(report) if as_json else render_status(report))
-    if check and any(each["state"] != "leading" or each["problem"] for each in report["elections"]):
+    if check and any(not each["state"].is_led or each["problem"] for each in report["elections"]):
         ctx.exit(EX_NO_LEADER)
 
 
@@ -86,7 +87,7 @@ def _warn_without_setup(app: Any) -> None:
 
 
 def read_status(app: Any) -> dict[str, Any]:
-    """Return what the store holds of each election of *app*, as plain JSON values.
+    """Return what the store holds of each election of *app*, as JSON's values.
 
     Raises:
         ConfigurationError: A setting is wrong, or the store was not prepared.
@@ -114,7 +115,7 @@ def _read_election(backend: Any, settings: Any, name: str) -> dict[str, Any]:
     try:
         record = _record(lock)
         state = _state(record, config.lease_duration) or _watched_state(lock, config)
-        has_beat = record is not None and state == "leading" and name == settings.beat_election
+        has_beat = record is not None and state.is_led and name == settings.beat_election
         problem = _problem_of_beat(backend.ledger(name), lock, record.fencing_token) if record and has_beat else None
     finally:
         lock.close()
@@ -138,32 +139,31 @@ def _record(lock: Lock) -> ElectionRecord | None:
         return None
 
 
-def _state(record: ElectionRecord | None, lease: float) -> str | None:
-    """Return a word for people; None where the record's time says nothing.
+def _state(record: ElectionRecord | None, lease: float) -> ElectionState | None:
+    """Return the state by this machine's clock; None where the record's time says nothing.
 
     The holder's wall clock and this one's may differ. So a time that is ahead by more than *lease* (seconds), which
     this app's candidates ask for, tells nothing; nor does a record that none of them would have left alone for so long.
     """
     if record is None or not record.holder_identity:
-        return "vacant"
+        return ElectionState.VACANT
     if record.renew_time is None:
         return None
     age = (datetime.now(timezone.utc) - record.renew_time).total_seconds()
-    if age > record.lease_duration:
-        return "expired"
-    return "leading" if -lease <= age <= lease else None
+    state = state_of(record.holder_identity, record.lease_duration, age)
+    return None if state.is_led and not -lease <= age <= lease else state
 
 
-def _watched_state(lock: Lock, config: ElectionConfig) -> str:
-    """Return whether somebody renews the record, by watching it for as long as a lease lasts."""
+def _watched_state(lock: Lock, config: ElectionConfig) -> ElectionState:
+    """Return the state by watching the record for as long as a lease lasts: somebody renews it, or nobody does."""
     from celery_leader.leadership.watch import LeaderFromOutside
 
     watched, end = LeaderFromOutside(lock), time.monotonic() + config.lease_duration
     while time.monotonic() < end:
         if (leader := watched.look(time.monotonic())) is not None:
-            return "leading" if leader else "vacant"
+            return ElectionState.LEADING if leader else ElectionState.VACANT
         time.sleep(config.retry_period / 4)
-    return "expired"
+    return ElectionState.EXPIRED
 
 
 def _problem_of_beat(ledger: Ledger, lock: Lock, token: int) -> str | None:
@@ -202,7 +202,7 @@ def _row(election: dict[str, Any]) -> tuple[str, ...]:
     return (
         shown(election["name"]),
         shown(election["holder"]) or "-",
-        election["state"],
+        election["state"].value,
         str(election["fencing_token"] or "-"),
         f"{in_words(_age(datetime.fromisoformat(renewed)) or 0)} ago" if renewed else "-",
         str(election["leader_transitions"]),

@@ -148,5 +148,5 @@ def _following(schedule: Any, due: datetime, now: datetime) -> Iterator[datetime
 
 
 def _local(schedule: Any, time: datetime) -> datetime:
-    """Return *time* where the schedule lives: crontabs before Celery 5.7 read hours off it."""
+    """Return *time* where the schedule lives: a crontab may read its hours off it."""
     return time.astimezone(zone_of(schedule))

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import TYPE_CHECKING, Any
 
-import celery
 from celery import schedules
 
 from celery_leader.ledger import Tick
+from celery_leader.older_celery import zone_of_nowfun
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,8 +22,6 @@ _NAMESPACE = uuid.UUID("6f2f4a0e-5d0b-5c8f-9f0a-0c1e5a7d9b3e")
 _MAX_FINGERPRINT = 160
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
-#: Whether crontabs are meant where their ``nowfun`` is.
-HOURS_BY_NOWFUN = celery.VERSION < (5, 7)
 
 
 def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> datetime | None:
@@ -56,7 +54,7 @@ def is_interval(schedule: Any) -> bool:
 def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
     """Return when a crontab is due after *last_run*, told at that very moment.
 
-    Told later, Celery before 5.7 skips runs of the day before. In the hour that comes twice when clocks are set back
+    Told later, some versions of Celery skip runs of the day before. In the hour that comes twice when clocks are set back
     it names the first one for ever; what is not later is meant of the second.
     """
     zone = zone_of(schedule)
@@ -70,18 +68,15 @@ def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
 def zone_of(schedule: Any) -> tzinfo | None:
     """Return the time zone by whose clocks *schedule* is meant; None when it does not say.
 
-    Celery before 5.7 reads the hours of a crontab off the time that its ``nowfun`` tells, later ones off the app's.
+    Celery reads the hours of a crontab off the app's time, whatever its ``nowfun`` tells.
     """
-    nowfun = getattr(schedule, "nowfun", None)
-    told: tzinfo | None = nowfun().tzinfo if nowfun and HOURS_BY_NOWFUN else None
-    return told or getattr(schedule, "tz", None)
+    return zone_of_nowfun(schedule) or getattr(schedule, "tz", None)
 
 
 def where_it_lives(schedule: Any, time: datetime) -> datetime:
     """Return *time* as *schedule* is to see it as a last run.
 
-    Intervals see it in UTC: Celery before 5.7 adds them to the time on the wall, and would skip or repeat an hour of
-    them when clocks are changed.
+    Intervals see it in UTC: added to the time on the wall, they would skip or repeat an hour when clocks are changed.
     """
     zone = None if is_interval(schedule) else zone_of(schedule)
     return time.astimezone(zone) if zone else utc(time)
@@ -149,7 +144,7 @@ class StoppedClocks:
         schedule.nowfun = self._tell if zone is None or zone is self.now.tzinfo else self._in_zone(zone)
 
     def _in_zone(self, zone: tzinfo) -> Callable[[], datetime]:
-        """Return a clock that shows the moment where *zone* is: Celery before 5.7 compares its date with another."""
+        """Return a clock that shows the moment where *zone* is: a schedule may compare its date with another."""
         local = self.now.astimezone(zone)
         return lambda: local
 

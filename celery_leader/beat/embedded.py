@@ -18,6 +18,7 @@ from celery_leader.beat.scheduler import leader_scheduler
 from celery_leader.beat.standalone import PATIENCE
 from celery_leader.election.thread import Bell, join
 from celery_leader.leadership.campaign import Campaign
+from celery_leader.older_celery import select_queues
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +32,7 @@ class EmbeddedBeat:
         Raises:
             ConfigurationError: There is no such class, or it can't be imported.
         """
-        # Celery 5.5 has a process consume from every queue that it sends to by name, unless it was told from which.
-        queues = app.amqp.queues
-        queues.select(list(queues.consume_from))
+        select_queues(app)
         scheduler_class = leader_scheduler(campaign.settings.beat_scheduler)
         self._app = app
         self._scheduler: LeaderMixin = scheduler_class(

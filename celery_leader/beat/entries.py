@@ -156,7 +156,7 @@ class Entries:
         """Return what to make of the base's answer whether *entry* is due, and when to look again.
 
         A crontab is due by the time that its ticks are named by: Celery thinks otherwise in the hour that comes twice
-        when clocks are set back, and before 5.7 after midnight.
+        when clocks are set back, and some of its versions after midnight.
         """
         if not isinstance(entry.schedule, crontab) or entry.last_run_at is None or self._traits.decides_what_is_due:
             return is_due, delay

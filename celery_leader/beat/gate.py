@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from itertools import takewhile
 from typing import Any, ClassVar
 
-import click
 from celery.beat import SchedulingError
 
 from celery_leader.beat import heap
@@ -29,7 +28,8 @@ from celery_leader.beat.standalone import Standalone
 from celery_leader.beat.takeover import Takeover
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
-from celery_leader.leadership.campaign import Campaign, check_backend
+from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
+from celery_leader.refusal import StartRefused
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
@@ -38,14 +38,6 @@ logger = logging.getLogger(__name__)
 STANDBY_WAIT = 1.0
 #: What a project may override in the base only: a claim comes before it.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
-
-
-class BeatRefused(ConfigurationError, click.ClickException):
-    """A configuration error in a beat that starts: its command line says the sentence and ends."""
-
-    def __init__(self, message: str) -> None:
-        """Carry *message* for both: the exception and the command line."""
-        click.ClickException.__init__(self, message)
 
 
 class LeaderMixin(Base):
@@ -87,7 +79,7 @@ class LeaderMixin(Base):
             **kwargs: For the base scheduler.
 
         Raises:
-            BeatRefused: A setting is wrong, or the store can't be used.
+            StartRefused: A setting is wrong, or the store can't be used.
         """
         #: Whether a tick of the leader is under way.
         self.is_sending = False
@@ -99,12 +91,12 @@ class LeaderMixin(Base):
         try:
             settings = LeaderSettings.from_app(app)
             if lazy:
-                check_backend(settings, app.main)  # celery beat asks for the banner first: refuse before it
+                check_backend(backend_of(settings, app.main))  # celery beat asks for the banner first: refuse before it
             elif campaign is None:
                 self._standalone = Standalone(app, settings, cut=self.cut)
                 campaign = self._standalone.campaign
         except ConfigurationError as error:
-            raise BeatRefused(str(error)) from error
+            raise StartRefused(str(error)) from error
         self._settings = settings
         self._election = settings.beat_election
         self._failed_ticks = Failures(f"Election {self._election!r}: a tick of the beat failed")
@@ -370,7 +362,7 @@ class LeaderMixin(Base):
 
     def close(self) -> None:
         """Stop sending and give the lease back; may be called twice."""
-        connection = self.__dict__.pop("connection", None)  # Celery 5.7 closes it first, and waits if the broker hangs
+        connection = self.__dict__.pop("connection", None)  # Celery closes it first, and waits if the broker hangs
         self.__dict__.pop("producer", None)
         try:
             super().close()

@@ -10,7 +10,8 @@ from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_leader.beat.adapters import adapter_for
 from celery_leader.beat.entries import Traits
-from celery_leader.beat.gate import BeatRefused, LeaderMixin
+from celery_leader.beat.gate import LeaderMixin
+from celery_leader.refusal import StartRefused
 
 
 def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
@@ -23,14 +24,14 @@ def leader_scheduler(base: type[Scheduler] | str) -> type[LeaderMixin]:
         The same class each time, by whatever name *base* is given.
 
     Raises:
-        BeatRefused: There is no class of that name, it can't be imported, or it is no scheduler.
+        StartRefused: There is no class of that name, it can't be imported, or it is no scheduler.
     """
     try:
         return _leader_of(symbol_by_name(base, aliases=dict(load_extension_class_names("celery.beat_schedulers"))))
     except Exception as error:
-        if isinstance(error, BeatRefused):
+        if isinstance(error, StartRefused):
             raise
-        raise BeatRefused(
+        raise StartRefused(
             f"The scheduler {base!r} can't be used: {type(error).__name__}: {str(error).rstrip('.')}. Name its "
             "class, such as celery.beat:Scheduler, in leader_beat_scheduler or after -S, and install what it needs."
         ) from error

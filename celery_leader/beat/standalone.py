@@ -12,7 +12,7 @@ from typing import Any
 
 from celery.utils.nodenames import gethostname
 
-from celery_leader.leadership.campaign import Campaign, check_backend
+from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
 from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ class Standalone:
             ConfigurationError: The store can't be used.
         """
         _warn_of_others(settings)
-        check_backend(settings, app.main)
+        check_backend(backend := backend_of(settings, app.main))
         nodename = f"beat@{gethostname()}"
-        self.campaign = Campaign(settings, [settings.beat_election], nodename=nodename, app_name=app.main)
+        self.campaign = Campaign(settings, [settings.beat_election], backend=backend, nodename=nodename)
         self._cut = cut
         self._ticking = False
         self._pending: tuple[int, Any] | None = None

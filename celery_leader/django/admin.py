@@ -12,7 +12,8 @@ from django.utils.translation import gettext_lazy as _
 
 from celery_leader.django.checks import database_alias
 from celery_leader.django.fields import DatabaseNow
-from celery_leader.django.models import Election, ElectionState, PeriodicRun
+from celery_leader.django.models import Election, PeriodicRun
+from celery_leader.election import ElectionState
 from celery_leader.election.limits import shown
 
 if TYPE_CHECKING:

@@ -10,28 +10,19 @@ store holds the record; nothing here will change for them.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from enum import Enum
+from datetime import datetime
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from celery_leader.django.fields import ExactCharField, UtcDateTimeField
-from celery_leader.election.limits import LONGEST, shown
+from celery_leader.election import ElectionState, state_of
+from celery_leader.election.limits import shown
 
 #: How long an election's name may be, its prefix included.
 ELECTION_LENGTH = 255
 #: How long an entry's name may be. With the election's it fills what MySQL can index: 3072 bytes, 4 a character.
 ENTRY_LENGTH = 500
-
-
-class ElectionState(str, Enum):
-    """What an election's record says about its leader, by the database's clock."""
-
-    LEADING = "leading"  #: renewed within two thirds of the lease
-    LATE = "late"  #: not renewed for more than that
-    EXPIRED = "expired"  #: not renewed for the whole lease: whoever sees it may take over
-    VACANT = "vacant"  #: released
 
 
 class Election(models.Model):
@@ -63,14 +54,8 @@ class Election(models.Model):
 
     def state_at(self, now: datetime) -> ElectionState:
         """Return what the record says at *now*, a reading of the database's clock."""
-        if not self.holder_identity:
-            return ElectionState.VACANT
-        if self.renewed_at is None or not 0 <= self.lease_duration <= LONGEST:  # no elector wrote that
-            return ElectionState.EXPIRED
-        age = (now - self.renewed_at) / timedelta(seconds=1)
-        if age <= self.lease_duration * 2 / 3:
-            return ElectionState.LEADING
-        return ElectionState.LATE if age <= self.lease_duration else ElectionState.EXPIRED
+        age = None if self.renewed_at is None else (now - self.renewed_at).total_seconds()
+        return state_of(self.holder_identity, self.lease_duration, age)
 
 
 class Fence(models.Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.clock import Clock, SystemClock
 from celery_leader.election.config import ElectionConfig, new_identity
+from celery_leader.election.election_state import ElectionState, state_of
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.lock import Lock, StoredRecord
 from celery_leader.election.observers import Observer
@@ -17,6 +18,7 @@ __all__ = [
     "Clock",
     "ElectionConfig",
     "ElectionRecord",
+    "ElectionState",
     "ElectorThread",
     "LeaderElector",
     "Lock",
@@ -27,4 +29,5 @@ __all__ = [
     "Term",
     "Trust",
     "new_identity",
+    "state_of",
 ]

@@ -40,14 +40,14 @@ def backend_of(settings: LeaderSettings, app_name: str | None) -> Backend:
     return open_backend(settings.backend, prefix=prefix, timeout=settings.io_timeout, options=settings.backend_options)
 
 
-def check_backend(settings: LeaderSettings, app_name: str | None) -> None:
-    """Look whether the store can be used. One that does not answer now may do so later, and is only warned of.
+def check_backend(backend: Backend) -> None:
+    """Check whether a store can be used. One that does not answer now may do so later, and is only warned of.
 
     Raises:
         ConfigurationError: It can't be used, and waiting won't help.
     """
     try:
-        backend_of(settings, app_name).check()
+        backend.check()
     except StoreUnavailable as error:
         logger.warning("Nobody can be elected for now: %s", error)  # which names the store
 
@@ -113,8 +113,8 @@ class Campaign:
         settings: LeaderSettings,
         elections: Iterable[str],
         *,
+        backend: Backend,
         nodename: str,
-        app_name: str | None,
         candidacy: Callable[[], Candidacy] = lambda: Candidacy.CONTEND,
         is_busy: Callable[[str], bool] = lambda election: False,
         in_file: bool = False,
@@ -124,21 +124,18 @@ class Campaign:
         Args:
             settings: The app's.
             elections: Which to contend for.
+            backend: Where they are kept.
             nodename: Celery's name of this process.
-            app_name: The Celery app's; it may be part of the names in the store.
             candidacy: Asked before each attempt.
             is_busy: Whether work that is reserved for the leader of an election runs now.
             in_file: Keep the shared trusts in files, for pool children that are spawned.
-
-        Raises:
-            ConfigurationError: The backend can't be used.
         """
         self.settings = settings
         self.identity = new_identity(nodename)
         self.pid = os.getpid()
         self.is_busy = is_busy
         self._candidacy = candidacy
-        self.backend = backend_of(settings, app_name)
+        self.backend = backend
         self.candidates = {name: Candidate(name, self, in_file=in_file) for name in dict.fromkeys(elections)}
         state.register(self._shared_trusts())
 

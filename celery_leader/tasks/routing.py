@@ -17,8 +17,8 @@ from celery_leader.tasks.leader_only import mark_of
 def leader_queue(app: Celery, election: str) -> Queue:
     """Return the queue of the leader of *election*, with the arguments that publishers of this app declare.
 
-    A registry of its own answers, because the app's would make every worker consume whatever is looked up in it
-    (Celery before 5.7).
+    A registry of its own answers. The app's may be told to create no missing queues (``task_create_missing_queues``),
+    and what it creates stays among the app's queues.
     """
     queue: Queue = app.amqp.Queues(app.conf.task_queues, create_missing=True)[queue_name(app, election)]
     return queue

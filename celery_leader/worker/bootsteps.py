@@ -7,37 +7,18 @@ has the last hook of every way to shut down. ``EmbeddedBeatStep`` runs the beat.
 
 from __future__ import annotations
 
-import logging
 from typing import Any, ClassVar
 
-import click
 from celery import bootsteps
 
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.leadership import state
 from celery_leader.leadership.watch import Watch
-from celery_leader.settings import LeaderSettings, leader_values
-from celery_leader.tasks.wiring import (
-    check_atomic_tasks,
-    check_overridden_guards,
-    prepare_guarded_tasks,
-    tell_of_hidden_guards,
-)
-from celery_leader.worker.leadership import WorkerLeadership
+from celery_leader.refusal import StartRefused, say_in_file
+from celery_leader.tasks.checks import tell_of_hidden_guards
+from celery_leader.worker.leadership import WorkerLeadership, wire
 from celery_leader.worker.queue import LeaderQueues
-from celery_leader.worker.reception import GuardedStrategy, Reception
+from celery_leader.worker.reception import Reception
 from celery_leader.worker.stopping import let_go_of_messages
-from celery_leader.worker.wrong_states import Check, checks_of
-
-logger = logging.getLogger(__name__)
-
-
-class WorkerRefused(ConfigurationError, click.ClickException):
-    """A configuration error in a worker that starts: its command line says the sentence and ends."""
-
-    def __init__(self, message: str) -> None:
-        """Carry *message* for both: the exception and the command line."""
-        click.ClickException.__init__(self, message)
 
 
 class LeaderStep(bootsteps.StartStopStep):
@@ -55,7 +36,7 @@ class LeaderStep(bootsteps.StartStopStep):
         beat: bool = False,
         **options: Any,
     ) -> None:
-        """Make the shared trusts, before any child is forked, and refuse to start with settings that can't work.
+        """Wire the worker before any child is forked, and refuse to start with settings that can't work.
 
         Args:
             worker: Celery's worker.
@@ -65,22 +46,18 @@ class LeaderStep(bootsteps.StartStopStep):
             **options: The worker's other options.
 
         Raises:
-            WorkerRefused: A setting is wrong, two options contradict each other, or the store can't be used.
+            StartRefused: A setting is wrong, two options contradict each other, or the store can't be used.
         """
         super().__init__(worker, **options)
         worker.leader = None
         try:
-            _refuse_contradictions(worker.app, without_leader, leader_beat, beat)
-            check_overridden_guards(worker.app)
-            check_atomic_tasks(worker.app)
-            if without_leader:
-                state.take_no_part()
-            else:
-                worker.leader = WorkerLeadership(worker, with_beat=leader_beat)
+            worker.leader, checks = wire(
+                worker, takes_part=not without_leader, with_beat=leader_beat, has_other_beat=beat
+            )
         except ConfigurationError as error:
             say_in_file(worker, str(error))
-            raise WorkerRefused(str(error)) from error
-        self._watch = Watch(_checks(worker, has_other_beat=beat))
+            raise StartRefused(str(error)) from error
+        self._watch = Watch(checks)
 
     def start(self, worker: Any) -> None:
         """Start contending, after the pool has forked: a thread would not be in the children."""
@@ -130,7 +107,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         """Prepare for the messages of guarded tasks, before any is received."""
         super().__init__(consumer, **options)
-        prepare_guarded_tasks(consumer.app, GuardedStrategy)
         self._leadership: WorkerLeadership | None = getattr(consumer.controller, "leader", None)
         self._queues = LeaderQueues(consumer, self._leadership.campaign if self._leadership else None)
         self._reception = consumer.leader_reception = Reception(consumer, self._queues)
@@ -158,37 +134,3 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         """Give back whatever is still held: the last hook of a warm and of a cold shutdown."""
         if self._leadership is not None:
             self._leadership.stop()
-
-
-def say_in_file(worker: Any, refusal: str) -> None:
-    """Log why *worker* does not start, if it logs to a file: one that was detached has no terminal to say it on."""
-    if worker.logfile:
-        logger.critical("%s", refusal)
-
-
-def _refuse_contradictions(app: Any, without_leader: bool, leader_beat: bool, beat: bool) -> None:
-    """Refuse options of a worker that contradict each other.
-
-    Raises:
-        ConfigurationError: The message names them.
-    """
-    if without_leader and leader_beat:
-        raise ConfigurationError(
-            "--leader-beat and --without-leader contradict each other: only a candidate's beat may send. Leave one out."
-        )
-    if beat and (leader_beat or leader_values(app.conf).get("beat")):
-        raise ConfigurationError(
-            "-B starts a beat that follows no leader. Beside leader_beat it would send every periodic task twice: "
-            "start this worker without -B."
-        )
-
-
-def _checks(worker: Any, *, has_other_beat: bool) -> list[Check]:
-    """Return what *worker* has to check once a minute."""
-    campaign = worker.leader.campaign if worker.leader else None
-    try:
-        settings = campaign.settings if campaign else LeaderSettings.from_app(worker.app)
-        return list(checks_of(worker.app, settings, campaign, has_other_beat=has_other_beat))
-    except ConfigurationError as error:  # a worker without elections needs no store
-        logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
-        return []

@@ -1,39 +1,102 @@
-"""What a worker is made of, besides Celery's: its campaign, readiness, beat and what watches over them."""
+"""What a worker has besides Celery's parts, all put together in one place: :func:`wire`."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import billiard
+from celery import Celery
 from celery.signals import task_received, worker_shutting_down
 
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.beat.second_sender import SecondSenders
-from celery_leader.leadership.campaign import Campaign, check_backend
-from celery_leader.settings import LeaderSettings
+from celery_leader.exceptions import ConfigurationError
+from celery_leader.leadership import state
+from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
+from celery_leader.older_celery import connect_method, pool_start_method
+from celery_leader.settings import LeaderSettings, leader_values
+from celery_leader.tasks.checks import check_atomic_tasks, check_overridden_guards, each_guarded_task
 from celery_leader.tasks.routing import route_guarded_tasks
 from celery_leader.worker.queue import runs_guarded_work
 from celery_leader.worker.readiness import Readiness
+from celery_leader.worker.reception import GuardedStrategy
+from celery_leader.worker.wrong_states import Check, checks_of
+
+if TYPE_CHECKING:
+    from celery_leader.backends import Backend
+
+logger = logging.getLogger(__name__)
+
+
+def wire(
+    worker: Any, *, takes_part: bool, with_beat: bool, has_other_beat: bool
+) -> tuple[WorkerLeadership | None, list[Check]]:
+    """Make what a worker needs, before any child is forked. Nothing runs yet.
+
+    Args:
+        worker: Celery's worker.
+        takes_part: Whether it takes part in elections.
+        with_beat: Whether it has a beat, whatever the settings say.
+        has_other_beat: Whether it has a beat of Celery's (``-B``).
+
+    Returns:
+        Its part in its elections, None when it takes none; and what it has to check once a minute.
+
+    Raises:
+        ConfigurationError: A setting is wrong, two options contradict each other, or the store can't be used.
+    """
+    app = worker.app
+    _refuse_contradictions(app, takes_part, with_beat, has_other_beat)
+    check_overridden_guards(app)
+    check_atomic_tasks(app)
+    route_guarded_tasks(app)  # again: the app's own routes may have been set after setup()
+    receive_guarded_tasks(app)
+    if not takes_part:
+        state.take_no_part()
+    try:
+        settings = LeaderSettings.from_app(app)
+        backend = backend_of(settings, app.main)
+    except ConfigurationError as error:
+        if takes_part:
+            raise
+        logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
+        return None, []
+    leadership = WorkerLeadership(worker, settings, backend, with_beat=with_beat) if takes_part else None
+    campaign = leadership.campaign if leadership else None
+    return leadership, list(checks_of(app, settings, backend, campaign, has_other_beat=has_other_beat))
+
+
+def receive_guarded_tasks(app: Celery) -> None:
+    """Let workers treat the messages of guarded tasks as such; harmless to repeat.
+
+    They are acknowledged when the task has ended: a message that is acknowledged can't go back.
+    """
+    for task, _ in each_guarded_task(app):
+        task.acks_late = True
+        if not hasattr(task, "leader_strategy"):
+            task.leader_strategy = task.Strategy = GuardedStrategy(task.Strategy)
 
 
 class WorkerLeadership:
     """A worker's part in its elections: the campaign and what hangs on it."""
 
-    def __init__(self, worker: Any, *, with_beat: bool) -> None:
+    def __init__(self, worker: Any, settings: LeaderSettings, backend: Backend, *, with_beat: bool) -> None:
         """Prepare; nothing runs before :meth:`start`.
 
         Args:
             worker: Celery's worker.
+            settings: Its app's.
+            backend: Where its elections are kept. It is checked first.
             with_beat: Whether it has a beat, whatever the settings say.
 
         Raises:
-            ConfigurationError: A setting is wrong, or the store can't be used.
+            ConfigurationError: The store can't be used, or the beat's scheduler.
         """
         app = worker.app
-        settings = LeaderSettings.from_app(app)
-        check_backend(settings, app.main)
+        check_backend(backend)
         self.beat: EmbeddedBeat | None = None
         with_beat = with_beat or settings.beat
         elections = [*settings.elections, settings.beat_election] if with_beat else list(settings.elections)
@@ -45,20 +108,19 @@ class WorkerLeadership:
         self.campaign = Campaign(
             settings,
             elections,
+            backend=backend,
             nodename=worker.hostname,
-            app_name=app.main,
             candidacy=self.readiness.candidacy,
             is_busy=self._is_busy,
             in_file=_spawns(worker),
         )
         if with_beat:
             self.beat = EmbeddedBeat(app, self.campaign)
-        route_guarded_tasks(app)
         # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
         # lock of Celery's that the handlers of a second signal would wait for for ever.
-        worker_shutting_down.connect(self._on_shutting_down)
+        connect_method(worker_shutting_down, self._on_shutting_down)
         self._second_senders = SecondSenders(lambda: app.conf.beat_schedule)
-        task_received.connect(self._second_senders.received)
+        connect_method(task_received, self._second_senders.received)
 
     def start(self) -> None:
         """Start contending."""
@@ -94,6 +156,23 @@ class WorkerLeadership:
         return runs_guarded_work(election)
 
 
+def _refuse_contradictions(app: Celery, takes_part: bool, with_beat: bool, has_other_beat: bool) -> None:
+    """Refuse options of a worker that contradict each other.
+
+    Raises:
+        ConfigurationError: The message names them.
+    """
+    if with_beat and not takes_part:
+        raise ConfigurationError(
+            "--leader-beat and --without-leader contradict each other: only a candidate's beat may send. Leave one out."
+        )
+    if has_other_beat and (with_beat or leader_values(app.conf).get("beat")):
+        raise ConfigurationError(
+            "-B starts a beat that follows no leader. Beside leader_beat it would send every periodic task twice: "
+            "start this worker without -B."
+        )
+
+
 def _status(candidate: Any) -> dict[str, Any]:
     term = candidate.shared_trust.term()
     return {
@@ -109,7 +188,7 @@ def _spawns(worker: Any) -> bool:
     """Return whether pool children begin with a fresh interpreter: by Celery's setting, or billiard's (on macOS)."""
     if sys.platform == "win32":  # has no prefork pool, and nothing else starts children
         return False
-    return getattr(worker, "pool_start_method", "fork") != "fork" or billiard.get_start_method() != "fork"
+    return pool_start_method(worker) != "fork" or billiard.get_start_method() != "fork"
 
 
 def _module_of(pool: Any) -> str:

@@ -11,9 +11,9 @@ from celery.worker import state as worker_state
 from kombu import Queue
 
 from celery_leader.leadership.campaign import Campaign
+from celery_leader.tasks.checks import each_guarded_task
 from celery_leader.tasks.leader_only import mark_of
 from celery_leader.tasks.routing import leader_queue
-from celery_leader.tasks.wiring import each_guarded_task
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from typing import Any
 from celery.utils.log import worker_logger
 from celery.worker import state as worker_state
 
+from celery_leader.older_celery import pop_timeout, scheduled_requests
 from celery_leader.tasks.leader_only import mark_of
 from celery_leader.worker.queue import copied
 
@@ -91,7 +92,7 @@ def finish_pop(channel: Any) -> None:
     connection: Any = getattr(channel, "_in_poll", None)
     if not connection:
         return
-    timeout = getattr(channel.connection, "brpop_timeout", 1)  # kombu before 5.6 has no name for it
+    timeout = pop_timeout(channel.connection)
     if timeout and timeout < LONGEST_POP and wait([connection._sock], timeout + POP_MARGIN):
         with suppress(Empty):
             channel._brpop_read()
@@ -131,7 +132,7 @@ def _turns_of_loop(worker: Any) -> Iterator[Any]:
 
 
 def _guarded_work_that_has_not_begun() -> list[Any]:
-    requests = copied(worker_state.reserved_requests) + copied(getattr(worker_state, "scheduled_requests", ()))
+    requests = copied(worker_state.reserved_requests) + copied(scheduled_requests())
     begun = set(copied(worker_state.active_requests))
     return [each for each in requests if mark_of(each.task) and each not in begun and not each.acknowledged]
 

@@ -7,9 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
+from celery_leader.backends import Backend
 from celery_leader.election import Lock
 from celery_leader.election.alarm import Alarm, in_words
-from celery_leader.leadership.campaign import Campaign, backend_of
+from celery_leader.leadership.campaign import Campaign
 from celery_leader.leadership.watch import LeaderFromOutside
 from celery_leader.settings import LeaderSettings, leader_values
 from celery_leader.tasks.leader_only import mark_of
@@ -27,21 +28,18 @@ Check = Callable[[float], None]
 
 
 def checks_of(
-    app: Any, settings: LeaderSettings, campaign: Campaign | None, *, has_other_beat: bool
+    app: Any, settings: LeaderSettings, backend: Backend, campaign: Campaign | None, *, has_other_beat: bool
 ) -> Iterator[Check]:
     """Yield what a worker has to check besides its own elections, whose electors say themselves that nobody leads.
 
     Args:
         app: The Celery app.
         settings: Its settings.
+        backend: Where its elections are kept.
         campaign: The worker's; None when it takes part in no election.
         has_other_beat: Whether the worker has a beat of Celery's (``-B``).
-
-    Raises:
-        ConfigurationError: The store can't be used.
     """
     own = campaign.candidates if campaign else ()
-    backend = campaign.backend if campaign else backend_of(settings, app.main)
     for election, tasks in guarded_tasks(app).items():
         if election not in own:
             yield UnledElection(

@@ -15,7 +15,7 @@ from kombu.transport import memory
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.scheduler import leader_scheduler
-from celery_leader.leadership.campaign import Campaign
+from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 
 START = datetime(2026, 11, 23, 9, 0, 30, tzinfo=timezone.utc)
@@ -86,7 +86,8 @@ class Fleet:
             **self.conf,
         )
         app.now = lambda: self.wall.now.astimezone(app.timezone)
-        campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj")
+        settings = LeaderSettings.from_app(app)
+        campaign = Campaign(settings, ["default"], backend=backend_of(settings, "proj"), nodename="w@h")
         machine = Machine(campaign, leader_scheduler(base)(app=app, campaign=campaign))
         self.machines.append(machine)
         return machine

@@ -16,7 +16,7 @@ from celery.beat import Scheduler, Service
 from celery_leader.beat import standalone
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.beat.farewell import PATIENCE
-from celery_leader.leadership.campaign import Campaign
+from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
 from tests.waiting import eventually
@@ -26,7 +26,8 @@ def test_a_worker_does_not_consume_what_its_beat_sends_elsewhere() -> None:
     """Celery 5.5 adds each queue that is sent to by name to those that the process consumes from."""
     app = Celery("proj", broker="memory://", set_as_current=False)
     app.conf.update(leader_backend="memory://", leader_beat=True, task_queues=None)
-    campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj")
+    settings = LeaderSettings.from_app(app)
+    campaign = Campaign(settings, ["default"], backend=backend_of(settings, "proj"), nodename="w@h")
     EmbeddedBeat(app, campaign)
     app.send_task("t", queue="elsewhere")
     assert list(app.amqp.queues.consume_from) == ["celery"]

@@ -114,6 +114,16 @@ def test_probes_go_by_the_exit_status(app: Celery) -> None:
     assert status(app, "--check").exit_code == 0
 
 
+def test_a_leader_that_is_late_still_leads(app: Celery) -> None:
+    """As the admin says: its record was not renewed for two thirds of its lease. A probe may wait for the rest."""
+    app.conf.leader_elections = ["default"]
+    renewed = SystemClock().utcnow() - timedelta(seconds=12)
+    lock_of(app, "default").create(sample_record(renew_time=renewed))
+    assert json.loads(status(app, "--json").stdout)["elections"][0]["state"] == "late"
+    assert " late " in status(app).stdout
+    assert status(app, "--check").exit_code == 0
+
+
 FAST = {"leader_lease_duration": 0.6, "leader_renew_deadline": 0.4, "leader_retry_period": 0.1}
 
 

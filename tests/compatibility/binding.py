@@ -23,7 +23,7 @@ from celery.beat import Scheduler
 from celery.schedules import BaseSchedule
 
 from celery_leader.beat.scheduler import leader_scheduler
-from celery_leader.leadership.campaign import Campaign
+from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 
 LIST = Path(__file__).with_name("differences.toml")
@@ -50,7 +50,7 @@ def leading(base: type[Scheduler]) -> type[Scheduler]:
         def __init__(self, *args: Any, lazy: bool = False, **kwargs: Any) -> None:
             app = kwargs["app"] if "app" in kwargs else args[0]
             settings = make_settings()
-            campaign = Campaign(settings, ["default"], nodename="leader@test", app_name=app.main)
+            campaign = Campaign(settings, ["default"], backend=backend_of(settings, app.main), nodename="leader@test")
             with mock.patch.object(LeaderSettings, "from_app", return_value=settings):  # the app's stay as they are
                 super().__init__(*args, campaign=campaign, **kwargs)
             self._has_schedule = lazy  # installs no entries then

@@ -16,7 +16,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from celery_leader.django.admin import split_identity
-from celery_leader.django.models import Election, ElectionState, PeriodicRun
+from celery_leader.django.models import Election, PeriodicRun
+from celery_leader.election import ElectionState
 from tests.databases import emptied, variant
 from tests.django.test_damage import NO_DATES, write
 

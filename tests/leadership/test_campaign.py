@@ -11,7 +11,7 @@ from celery import Celery
 
 from celery_leader import signals
 from celery_leader.leadership import state
-from celery_leader.leadership.campaign import Campaign
+from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 from tests.waiting import eventually
 
@@ -23,7 +23,8 @@ def campaign(request: pytest.FixtureRequest) -> Iterator[Campaign]:
     """A process that leads four elections."""
     app = Celery("proj", set_as_current=False)
     app.conf.update(leader_backend=f"memory://{request.node.nodeid}", leader_elections=ELECTIONS)
-    campaign = Campaign(LeaderSettings.from_app(app), ELECTIONS, nodename="w@h", app_name="proj")
+    settings = LeaderSettings.from_app(app)
+    campaign = Campaign(settings, ELECTIONS, backend=backend_of(settings, "proj"), nodename="w@h")
     campaign.start()
     eventually(lambda: all(candidate.leading.is_set() for candidate in campaign.candidates.values()))
     yield campaign
@@ -59,9 +60,9 @@ def test_one_of_two_events_says_whether_a_candidate_leads() -> None:
     """From before the first attempt on; listeners hear of each change, and one that fails keeps none from hearing."""
     app = Celery("proj", set_as_current=False)
     app.conf.update(leader_backend="memory://one-of-two-events")
-    candidate = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj").candidates[
-        "default"
-    ]
+    settings = LeaderSettings.from_app(app)
+    campaign = Campaign(settings, ["default"], backend=backend_of(settings, "proj"), nodename="w@h")
+    candidate = campaign.candidates["default"]
     heard: list[bool] = []
 
     def fail(leads: bool) -> None:

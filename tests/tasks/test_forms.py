@@ -15,9 +15,8 @@ from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership import state
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.routing import leader_queue
-from celery_leader.tasks.wiring import prepare_guarded_tasks
 from celery_leader.testing import forced_leader
-from celery_leader.worker.reception import GuardedStrategy
+from celery_leader.worker.leadership import receive_guarded_tasks
 from tests.tasks.deliveries import deliver, taken
 from tests.tasks.project.forms import FORMS, declare
 
@@ -35,7 +34,7 @@ class Declared:
         celery_leader.setup(self.app)
         declare(self.app, self.ran.append)
         self.app.finalize()
-        prepare_guarded_tasks(self.app, GuardedStrategy)  # as a worker does: registering a class finalizes the app
+        receive_guarded_tasks(self.app)  # as a worker does
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from celery_leader import leader_only, once_per_tick
-from celery_leader.tasks.wiring import tell_of_hidden_guards
+from celery_leader.tasks.checks import tell_of_hidden_guards
 
 
 def hiding(function: Callable[..., Any]) -> Callable[..., Any]:

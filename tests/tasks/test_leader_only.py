@@ -19,6 +19,7 @@ from celery_leader.settings import apps_set_up
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, mark_of
 from celery_leader.tasks.routing import leader_queue
 from celery_leader.testing import forced_leader
+from celery_leader.worker.leadership import receive_guarded_tasks
 from tests.tasks.deliveries import deliver, taken
 
 #: What a worker's main process says of a message that came by another queue than the leader's.
@@ -319,7 +320,8 @@ def test_a_guarded_function_called_by_another_task_just_runs(app: Celery) -> Non
 
 
 def test_guarded_tasks_are_acknowledged_late(app: Celery) -> None:
-    """A message that was acknowledged could not go back. Other tasks are left alone."""
+    """By workers: a message that was acknowledged could not go back. Other tasks are left alone."""
+    receive_guarded_tasks(app)
     assert app.tasks["forwards"].acks_late
     assert not app.tasks["plain"].acks_late
 

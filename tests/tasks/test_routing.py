@@ -64,6 +64,13 @@ def test_publishing_does_not_make_workers_consume_the_queue(app: Celery) -> None
     assert "celery-leader.default" not in app.amqp.queues.consume_from
 
 
+def test_an_app_that_creates_no_queues_has_the_leaders_all_the_same() -> None:
+    """``task_create_missing_queues = False`` keeps typing errors from making queues."""
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.update(task_create_missing_queues=False)
+    assert leader_queue(app, "default").name == "celery-leader.default"
+
+
 def test_the_queues_arguments_are_the_publishers() -> None:
     """RabbitMQ refuses a second declaration that differs."""
     app = Celery("proj", broker="memory://", set_as_current=False)

@@ -88,9 +88,6 @@ class LocalWorker:
             self.disconnect()
         self.controller.timer.stop()
         if self.controller.leader:
-            # Celery before 5.7 takes the methods of two objects for one receiver, for as long as the first lives.
-            worker_shutting_down.disconnect(self.leadership._on_shutting_down)
-            task_received.disconnect(self.leadership._second_senders.received)
             self.leadership.stop()
             for candidate in self.leadership.campaign.candidates.values():
                 candidate.elector.lock.close()
@@ -109,6 +106,17 @@ def _own_belief() -> Iterator[None]:
     """Let what a worker tells this process of elections end with the test."""
     with state.registered({}):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _own_receivers() -> Iterator[None]:
+    """Let the workers of a test hear no signal of a later one: only garbage collection disconnects them."""
+    signals = (task_received, worker_shutting_down)
+    before = [list(signal.receivers) for signal in signals]
+    yield
+    for signal, receivers in zip(signals, before, strict=True):
+        signal.receivers[:] = receivers
+        signal.sender_receivers_cache.clear()
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from celery.worker.components import Pool
 from celery.worker.consumer.tasks import Tasks
 
 from celery_leader import leader_only, once_per_tick
-from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep, WorkerRefused
+from celery_leader.refusal import StartRefused
+from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
 from tests.worker.conftest import LocalWorker
 
 
@@ -35,7 +36,7 @@ def app_with_a_tick(**guard: Any) -> Celery:
 def test_a_task_that_the_store_can_not_serve_is_refused() -> None:
     """At the start, not at each of its ticks; also by a worker that takes part in no election, but runs the task."""
     worker = SimpleNamespace(app=app_with_a_tick(atomic=True), logfile=None)
-    with pytest.raises(WorkerRefused, match=r"atomic=True.*django-db://<alias>"):
+    with pytest.raises(StartRefused, match=r"atomic=True.*django-db://<alias>"):
         LeaderStep(worker, without_leader=True)
 
 
@@ -45,7 +46,7 @@ def test_a_worker_that_logs_to_a_file_is_refused_there_too(
 ) -> None:
     """A detached one has no terminal to say it on."""
     worker = SimpleNamespace(app=app_with_a_tick(atomic=True), logfile=logfile)
-    with pytest.raises(WorkerRefused) as refused:
+    with pytest.raises(StartRefused) as refused:
         LeaderStep(worker, without_leader=True)
     said = [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
     assert said == ([str(refused.value)] if logfile else [])
@@ -81,7 +82,7 @@ def test_a_run_that_replaces_a_guarded_one_is_refused(guard: Any, form: str) -> 
         app.register_task(Sub())
     else:
         app.task(name="sub", shared=False, base=Base)(nothing)
-    with pytest.raises(WorkerRefused, match=rf"sub replaces the run of .*Base, which @{guard.__name__} guards"):
+    with pytest.raises(StartRefused, match=rf"sub replaces the run of .*Base, which @{guard.__name__} guards"):
         LeaderStep(SimpleNamespace(app=app, logfile=None), without_leader=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from celery_leader.exceptions import StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.worker.control import leader_status
+from celery_leader.worker.leadership import wire
 from celery_leader.worker.readiness import MAX_LOOP_AGE
 from celery_leader.worker.reception import Reception
 from tests.waiting import eventually
@@ -195,6 +198,26 @@ def test_a_signal_is_enough_to_begin_no_more(worker: LocalWorker) -> None:
     assert worker.leadership.readiness.candidacy() is Candidacy.HOLD
     assert not state.accepts_work("default")
     eventually(lambda: not stored(worker).holder_identity, 5)
+
+
+def test_each_worker_of_a_process_hears_of_a_shutdown(make_worker: MakeWorker) -> None:
+    """Celery before 5.7 takes a method of two objects for one receiver."""
+    first, second = make_worker(), make_worker(hostname="v@here")
+    worker_shutting_down.send(sender="w@here", sig="TERM", how="Warm", exitcode=0)
+    assert first.leadership.readiness.shutting_down
+    assert second.leadership.readiness.shutting_down
+
+
+def test_a_worker_that_is_gone_hears_nothing(make_worker: MakeWorker) -> None:
+    """Nothing disconnects it, since a signal handler may wait for the lock that this takes; nothing keeps it alive."""
+    controller = make_worker(without_leader=True).controller
+    leadership = wire(controller, takes_part=True, with_beat=False, has_other_beat=False)[0]
+    assert leadership
+    leadership.stop()
+    gone = weakref.ref(leadership)
+    del leadership
+    gc.collect()
+    assert gone() is None
 
 
 def test_close_is_a_drain(worker: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ import celery_leader
 from celery_leader import leader_only
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
 from celery_leader.tasks.routing import leader_queue
-from celery_leader.tasks.wiring import prepare_guarded_tasks
 from celery_leader.worker import reception as reception_module
 from celery_leader.worker.forwarding import FORWARDED_HEADER, Forwarder
+from celery_leader.worker.leadership import receive_guarded_tasks
 from celery_leader.worker.reception import LONG_PAUSE, PAUSE, GuardedStrategy, Reception, came_by
 from tests.tasks.deliveries import taken
 
@@ -378,6 +378,6 @@ def test_a_tasks_own_strategy_is_kept(app: Celery) -> None:
 
     task = app.task(name="own", shared=False, Strategy=staticmethod(own))(leader_only(run_anything))
     for _ in range(2):
-        prepare_guarded_tasks(app, GuardedStrategy)
+        receive_guarded_tasks(app)
     assert isinstance(task.Strategy, GuardedStrategy)
     assert task.Strategy._inner is own

@@ -19,8 +19,8 @@ from celery_leader.election import SystemClock, Term, Trust
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.shared_trust import SharedTrust
+from celery_leader.refusal import StartRefused
 from celery_leader.tasks.routing import LeaderRouter
-from celery_leader.worker.bootsteps import WorkerRefused
 from celery_leader.worker.reception import GuardedStrategy
 from tests.waiting import eventually
 from tests.worker.conftest import LocalWorker, leader_threads
@@ -117,7 +117,7 @@ def test_options_that_contradict_each_other_are_refused(
 ) -> None:
     """Before anything is forked."""
     app.conf.update(settings)
-    with pytest.raises(WorkerRefused, match=says):
+    with pytest.raises(StartRefused, match=says):
         make_worker(**options)
 
 
@@ -131,7 +131,7 @@ def test_a_store_that_can_not_be_used_is_refused(
         raise answers.pop(0)
 
     monkeypatch.setattr(MemoryBackend, "check", fail)
-    with pytest.raises(WorkerRefused, match="not migrated"):
+    with pytest.raises(StartRefused, match="not migrated"):
         make_worker()
     assert make_worker().leadership
     assert "Nobody can be elected for now: it is away" in caplog.text

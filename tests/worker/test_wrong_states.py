@@ -13,7 +13,7 @@ from celery import Celery
 
 import celery_leader
 from celery_leader.election import StoredRecord
-from celery_leader.leadership.campaign import Campaign
+from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 from celery_leader.testing import ScriptedLock, sample_record
 from celery_leader.worker.wrong_states import LeadersElsewhere, UnledElection, checks_of, guarded_tasks, listed
@@ -43,8 +43,9 @@ def made_app(**conf: Any) -> Celery:
 def checked(app: Celery, *, elections: list[str] | None = None, has_other_beat: bool = False) -> list[str]:
     """Return what a worker that takes part in *elections* checks, by election, and "memory"."""
     settings = LeaderSettings.from_app(app)
-    campaign = elections and Campaign(settings, elections, nodename="w@h", app_name="proj")
-    checks = checks_of(app, settings, campaign or None, has_other_beat=has_other_beat)
+    backend = backend_of(settings, "proj")
+    campaign = Campaign(settings, elections, backend=backend, nodename="w@h") if elections else None
+    checks = checks_of(app, settings, backend, campaign, has_other_beat=has_other_beat)
     return [check._election if isinstance(check, UnledElection) else "memory" for check in checks]
 
 
@@ -122,7 +123,8 @@ def test_an_election_that_is_led_is_no_concern(caplog: pytest.LogCaptureFixture)
 def campaign() -> Iterator[Campaign]:
     """A process that leads an election in its memory."""
     app = made_app()
-    campaign = Campaign(LeaderSettings.from_app(app), ["default"], nodename="w@h", app_name="proj")
+    settings = LeaderSettings.from_app(app)
+    campaign = Campaign(settings, ["default"], backend=backend_of(settings, "proj"), nodename="w@h")
     campaign.start()
     eventually(campaign.candidates["default"].elector.is_leader)
     yield campaign

@@ -1,9 +1,9 @@
-"""What an app's workers need to know of its guarded tasks before the first message comes."""
+"""What a worker checks of its app's guarded tasks before the first message comes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
 from typing import Any
@@ -27,21 +27,6 @@ def each_guarded_task(app: Celery) -> Iterator[tuple[Task, LeaderOnly]]:
     for task in list(app.tasks.values()):
         if mark := mark_of(task):
             yield task, mark
-
-
-def prepare_guarded_tasks(app: Celery, receiving: Callable[[Any], Any]) -> None:
-    """Let workers treat the messages of guarded tasks as such; harmless to repeat.
-
-    They are acknowledged when the task has ended: a message that is acknowledged can't go back.
-
-    Args:
-        app: Whose tasks.
-        receiving: Makes of a task's strategy (what Celery does with its messages) the one for guarded tasks.
-    """
-    for task, _ in each_guarded_task(app):
-        task.acks_late = True
-        if not hasattr(task, "leader_strategy"):
-            task.leader_strategy = task.Strategy = receiving(task.Strategy)
 
 
 def check_atomic_tasks(app: Celery) -> None:

@@ -1,0 +1,67 @@
+"""What only Celery 5.5 and 5.6 need. Delete this file when the project requires Celery 5.7.
+
+Each function says what replaces it then. ``tests/test_older_celery.py`` sees to it that no other module asks for a
+version of Celery, and that this file goes in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import tzinfo
+from typing import Any
+from uuid import uuid4
+
+import celery
+from celery import Celery
+from celery.worker import state as worker_state
+
+
+def connect_method(signal: Any, method: Callable[..., Any]) -> None:
+    """Connect *method* to *signal* until its object is gone.
+
+    Older versions identify a bound method by its function, so the methods of two objects are one receiver to them, and
+    only the first is called. Then: ``signal.connect(method)``.
+    """
+    signal.connect(method, dispatch_uid=uuid4().hex)
+
+
+def zone_of_nowfun(schedule: Any) -> tzinfo | None:
+    """Return the time zone of the ``nowfun`` of *schedule*, off whose time older versions read a crontab's hours.
+
+    Then: None.
+    """
+    nowfun = getattr(schedule, "nowfun", None)
+    zone: tzinfo | None = nowfun().tzinfo if nowfun and celery.VERSION < (5, 7) else None
+    return zone
+
+
+def select_queues(app: Celery) -> None:
+    """Consume from the queues that were selected, and from no others.
+
+    Older versions also consume from each queue to which the process sends by name. Then: nothing.
+    """
+    queues = app.amqp.queues
+    queues.select(list(queues.consume_from))
+
+
+def pool_start_method(worker: Any) -> str:
+    """Return how *worker* is told to start the children of its pool: older versions always fork.
+
+    Then: ``worker.pool_start_method``.
+    """
+    return str(getattr(worker, "pool_start_method", "fork"))
+
+
+def pop_timeout(transport: Any) -> float:
+    """Return how long (seconds) kombu's Redis *transport* waits for a message. Then: ``transport.brpop_timeout``."""
+    return float(getattr(transport, "brpop_timeout", 1))
+
+
+def scheduled_requests() -> Iterable[Any]:
+    """Return the requests that wait for their time.
+
+    Older versions keep no list of them; the broker has their messages back when the connection is closed. Then:
+    ``worker_state.scheduled_requests``.
+    """
+    found: Iterable[Any] = getattr(worker_state, "scheduled_requests", ())
+    return found
