@@ -27,7 +27,7 @@ from typing import Any
 import psycopg
 import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import PostgresServer, RedisServer
 from tests.waiting import eventually
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import PostgresServer, RabbitServer, RedisServer
 
 

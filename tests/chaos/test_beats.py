@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
+from tests.chaos.fleet import LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.chaos.test_faults import report
 from tests.waiting import eventually
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.chaos.faults import Members
-from tests.chaos.harness import LEASE, Fleet
+from tests.chaos.fleet import LEASE, Fleet
+from tests.chaos.members import Members
 from tests.chaos.test_random_faults import report
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually

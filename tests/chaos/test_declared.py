@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import RedisServer
 from tests.tasks.project.forms import FORMS
 from tests.waiting import eventually

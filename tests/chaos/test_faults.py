@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, VISIBILITY, Fleet, Stream
+from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, VISIBILITY, Fleet, Stream
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]

@@ -9,7 +9,7 @@ import sys
 import celery
 import pytest
 
-from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet
+from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.chaos.test_faults import report
 from tests.waiting import eventually
 

@@ -19,7 +19,7 @@ import pytest
 import redis
 from kombu import Connection, Queue
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 

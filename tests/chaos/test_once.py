@@ -16,7 +16,7 @@ import redis
 
 from celery_leader.beat.due_times import task_id
 from celery_leader.ledger import DUE_HEADER, Tick
-from tests.chaos.harness import VISIBILITY, Fleet
+from tests.chaos.fleet import VISIBILITY, Fleet
 from tests.servers import RedisServer
 from tests.waiting import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import celery
 import pytest
 
-from tests.chaos.harness import LEASE, Fleet
+from tests.chaos.fleet import LEASE, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]

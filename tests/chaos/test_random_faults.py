@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.faults import KINDS, Members
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
+from tests.chaos.members import KINDS, Members
 from tests.chaos.messages import Account
 
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 1.2)

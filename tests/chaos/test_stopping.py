@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.chaos.harness import DEADLINE, LEASE, LONGEST_TAKEOVER, PERIODS, RETRY, Fleet
+from tests.chaos.fleet import DEADLINE, LEASE, LONGEST_TAKEOVER, PERIODS, RETRY, Fleet
 from tests.chaos.test_faults import finish, report
 from tests.servers import RedisServer
 from tests.waiting import eventually

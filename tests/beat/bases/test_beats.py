@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
+from tests.chaos.fleet import LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.chaos.test_faults import report
 from tests.servers import PostgresServer, RedisServer
 from tests.waiting import eventually

@@ -14,7 +14,7 @@ import pytest
 
 from celery_leader.beat.embedded import EmbeddedBeat
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
-from tests.chaos.harness import Fleet as Workers
+from tests.chaos.fleet import Fleet as Workers
 from tests.servers import RedisServer
 from tests.waiting import eventually
 

@@ -1,4 +1,4 @@
-"""Faults that are drawn at random, and what each excuses."""
+"""Three processes of a fleet, what is done to them, drawn at random, and what each fault excuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.chaos.harness import LEASE, RETRY, Fleet
+from tests.chaos.fleet import LEASE, RETRY, Fleet
 from tests.chaos.messages import Account, Every, Fault, Minutely, read_messages
 from tests.servers import PostgresServer, RedisServer
 from tests.waiting import eventually
