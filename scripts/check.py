@@ -40,7 +40,7 @@ PHASES = {
 }
 # "highest" has no other package's scheduler, "lowest" has one.
 BASES = {
-    "lowest": ["tests/beat/bases/test_database_scheduler.py", "tests/beat/bases/test_database_entries.py"],
+    "lowest": [f"tests/beat/bases/test_database_{part}.py" for part in ("scheduler", "last_runs", "entries")],
     "bases": ["tests/beat/bases"],
 }
 # What no version can change is proved once. The last -m is the one that counts.

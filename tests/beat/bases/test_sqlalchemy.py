@@ -38,13 +38,9 @@ def path(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def leading(fleet: Fleet) -> Machine:
     """A machine that leads; whoever led does so no more."""
-    for machine in fleet.machines:
-        machine.resign()
     leader = fleet.machine(BASE)
     leader.scheduler.app.set_current()  # whose clock schedules look at
-    leader.lead()
-    leader.tick_until_idle()
-    return leader
+    return fleet.take_over(leader)
 
 
 def last_runs(path: Path) -> dict[str, tuple[datetime | None, int]]:
