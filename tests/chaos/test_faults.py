@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import pytest
 
-from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, VISIBILITY, Fleet, Stream
+from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet, Stream
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
@@ -68,8 +66,8 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
                 fleet.start(leader)
     fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
-    finish(fleet)
-    report(fleet, takeovers)
+    fleet.finish()
+    fleet.report(takeovers)
     # A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
     longest = LONGEST_TAKEOVER + (3 * LEASE if fault is pause and "sqlite" in str(fleet.database) else 0)
     evidence = fleet.evidence()
@@ -84,36 +82,3 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     # One that stood still between sending and confirming: its successor sends again. A warm stop leaves nothing open.
     if fault in (terminate, pause):
         assert evidence.repeated() <= (TIMES if fault is pause else 0)
-
-
-def finish(fleet: Fleet) -> None:
-    """Let the beats stop, and every message that is still anywhere run, on workers without a beat.
-
-    Redis' transport looks for messages of dead workers when a worker starts, and then for long no more.
-    """
-    fleet.stop_all()
-    claimed = fleet.claimed()
-    fleet.conf["leader_beat"] = False
-
-    def is_complete() -> bool:
-        evidence = fleet.evidence()
-        return not (evidence.guarded_wrong(fleet.sent, fleet.dead_pids) or evidence.lost(claimed, PERIODS, math.inf))
-
-    for attempt in range(3):
-        fleet.start_all(f"last{attempt}")
-        with suppress(AssertionError):  # what is missing in the end is for the checks to tell
-            eventually(is_complete, timeout=VISIBILITY + 2, interval=0.2)
-        fleet.stop_all()
-        if is_complete():
-            return
-
-
-def report(fleet: Fleet, takeovers: list[float]) -> None:
-    """Print what was seen."""
-    evidence = fleet.evidence()
-    ticks = sum(len(evidence.ticks(entry)) for entry in PERIODS)
-    print(  # noqa: T201  # the figures belong into CI's log
-        f"\nchaos: terms={len(evidence.terms())} ticks={ticks} twice={len(evidence.twice())} "
-        f"repeated={evidence.repeated()} guarded={fleet.sent} overlaps={len(evidence.overlaps())} "
-        f"takeovers={' '.join(f'{seconds:.2f}' for seconds in sorted(takeovers))} s"
-    )
