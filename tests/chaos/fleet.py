@@ -204,10 +204,11 @@ class Fleet:
         for name in list(self.processes):
             self.await_end(name)
 
-    def finish(self) -> None:
-        """Stop the beats, and let every message that is still anywhere run, on workers without a beat.
+    def finish(self) -> dict[str, int]:
+        """Stop the beats, and let every message that is still anywhere run; return how many ticks were claimed.
 
-        Redis' transport looks for messages of dead workers when a worker starts, and then for long no more.
+        They run on workers without a beat. Redis' transport looks for messages of dead workers when a worker starts,
+        and then for long no more.
         """
         self.stop_all()
         claimed = self.claimed()
@@ -224,7 +225,8 @@ class Fleet:
                 eventually(is_complete, timeout=VISIBILITY + 2, interval=0.2)
             self.stop_all()
             if is_complete():
-                return
+                break
+        return claimed
 
     # -- the election ----------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -14,6 +14,8 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 TIMES = 5
+#: How long a leader is paused at most, in seconds.
+PAUSE = 3 * LEASE
 
 
 def kill(fleet: Fleet, leader: str) -> float:
@@ -38,9 +40,15 @@ def quit_(fleet: Fleet, leader: str) -> float:
 
 
 def pause(fleet: Fleet, leader: str) -> float:
-    """Stop all its processes for three leases; it goes on when another leads."""
+    """Stop all its processes until another leads and ticks, or nobody can; then it goes on.
+
+    A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
+    """
+    terms = len(fleet.evidence().terms())
     begun = fleet.signal_all(leader, signal.SIGSTOP)
-    time.sleep(3 * LEASE)
+    with suppress(AssertionError):
+        fleet.await_term(terms, PAUSE)
+        fleet.await_ticking_leader()
     fleet.signal_all(leader, signal.SIGCONT)
     return begun
 
@@ -66,15 +74,14 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
                 fleet.start(leader)
     fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
-    fleet.finish()
+    claimed = fleet.finish()
     fleet.report(takeovers)
-    # A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
-    longest = LONGEST_TAKEOVER + (3 * LEASE if fault is pause and "sqlite" in str(fleet.database) else 0)
+    longest = LONGEST_TAKEOVER + (PAUSE if fault is pause and "sqlite" in str(fleet.database) else 0)
     evidence = fleet.evidence()
     assert evidence.overlaps() == []
     assert evidence.twice() == []
-    assert evidence.lost(fleet.claimed(), PERIODS, longest) == []
-    assert evidence.unclaimed(fleet.claimed()) == {}
+    assert evidence.lost(claimed, PERIODS, longest) == []
+    assert evidence.unclaimed(claimed) == {}
     assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
     assert max(takeovers) < longest
     if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
