@@ -10,24 +10,20 @@ its clients.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import psycopg
 import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import PostgresServer, RedisServer
 from tests.waiting import eventually
 
@@ -36,87 +32,48 @@ CONF = {
     "leader_lease_duration": 15,
     "leader_renew_deadline": 10,
     "leader_retry_period": 2,
-    "beat_schedule": {"tick": {"task": "tick", "schedule": PERIOD, "options": {"queue": "nobody"}}},
+    "beat_schedule": {
+        "tick": {"task": "chaos_project.tick", "schedule": PERIOD, "args": ["tick"], "options": {"queue": "nobody"}}
+    },
 }
 BUDGETS = {"release → trust": (50, 250), "SIGTERM → first tick": (100, 300)}
 
 
-class Crew(Fleet):
-    """Workers that note each trust and each tick sent."""
-
-    seen: list[dict[str, Any]]
-    offset = 0
-
-    @property
-    def environment(self) -> dict[str, str]:
-        inherited = super().environment
-        return {**inherited, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), inherited["PYTHONPATH"]])}
-
-    def _spawn(self, name: str, command: str, *options: str) -> None:
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "handover_project", command, "-l", "INFO", *options],
-                env=self.environment, cwd=self.directory, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return all that was noted so far; only what is new is read."""
-        if not self.offset:
-            self.seen = []
-        with self.log.open("rb") as file:
-            file.seek(self.offset)
-            whole, _, _ = file.read().rpartition(b"\n")
-        if whole:
-            self.offset += len(whole) + 1
-            self.seen += [json.loads(line) for line in whole.splitlines()]
-        return self.seen
-
-    def is_ready(self, name: str) -> bool:
-        return " ready." in (self.directory / f"{name}.log").read_text()
-
-    def trust(self) -> dict[str, Any] | None:
-        """Return the last trust that was noted, None when it has ended."""
-        last = next((line for line in reversed(self.lines()) if line["what"] in {"trust", "trust-end"}), None)
-        return last if last and last["what"] == "trust" else None
-
-    def first(self, what: str, after: float, **details: Any) -> dict[str, Any] | None:
-        """Return the first line of *what* that was written after a moment."""
-        for line in self.lines():
-            if line["what"] == what and line["at"] > after and details.items() <= line.items():
-                return line
-        return None
-
-
-def hand_overs(crew: Crew, count: int, workers: int) -> Iterator[dict[str, float]]:
+def hand_overs(fleet: Fleet, count: int, workers: int) -> Iterator[dict[str, float]]:
     """Stop one leader after another; yield what each hand-over took, in milliseconds."""
     names = (f"w{number}" for number in range(workers + count))
     for _ in range(workers):
-        crew.start(next(names), "-c", "1")
+        fleet.start(next(names), "-c", "1")
     for _ in range(count):
-        eventually(lambda: all(crew.is_ready(name) for name in crew.processes), 60, what="all workers are ready")
-        leader, measured = hand_over(crew)
+        fleet.await_ready(*fleet.processes)
+        leader, measured = hand_over(fleet)
         yield measured
-        crew.await_end(leader)
-        crew.start(next(names), "-c", "1")
+        fleet.await_end(leader)
+        fleet.start(next(names), "-c", "1")
 
 
-def hand_over(crew: Crew) -> tuple[str, dict[str, float]]:
+def hand_over(fleet: Fleet) -> tuple[str, dict[str, float]]:
     """Stop the leader once it sends, at any moment; return its name and what the hand-over took."""
-    trust = eventually(crew.trust, 60, what="a leader")
-    leader = next(name for name, process in crew.processes.items() if process.pid == trust["pid"])
-    eventually(lambda: crew.first("sent", 0, token=str(trust["token"])), 60)
+    leader = fleet.await_ticking_leader("sent")
     time.sleep(random.uniform(0.3, 1.3))  # the others have looked since they are ready
-    stopped = crew.signal(leader, signal.SIGTERM)
-    ended = eventually(lambda: crew.first("trust-end", stopped, pid=trust["pid"]), 30)
-    begun = eventually(lambda: crew.first("trust", ended["at"]), 30)
-    sent = eventually(lambda: crew.first("sent", 0, token=str(begun["token"])), 30)
+    terms = len(fleet.evidence().terms())
+    stopped = fleet.signal(leader, signal.SIGTERM)
+    begun = fleet.await_term(terms)
+    _, ended, _ = fleet.evidence().terms()[terms - 1]
+    _, _, token = fleet.evidence().terms()[terms]
+    sent = eventually(lambda: first_sent(fleet, token), 30)
     moments = {
-        "SIGTERM → release": (stopped, ended["at"]),
-        "release → trust": (ended["at"], begun["at"]),
-        "SIGTERM → trust": (stopped, begun["at"]),
-        "SIGTERM → first tick": (stopped, sent["at"]),
+        "SIGTERM → release": (stopped, ended),
+        "release → trust": (ended, begun),
+        "SIGTERM → trust": (stopped, begun),
+        "SIGTERM → first tick": (stopped, sent),
     }
     return leader, {what: (end - begin) * 1e3 for what, (begin, end) in moments.items()}
+
+
+def first_sent(fleet: Fleet, token: int) -> float | None:
+    """Return when the term named by *token* sent its first tick."""
+    return next((line["at"] for line in fleet.evidence().of("sent") if line["token"] == str(token)), None)
 
 
 # -- the limit -------------------------------------------------------------------------------------------------------
@@ -168,24 +125,18 @@ def postgres_limits(server: PostgresServer) -> dict[str, float]:
 
 
 @contextmanager
-def crew_on(store: str) -> Iterator[tuple[Crew, dict[str, float]]]:
-    """Start the servers and yield a crew on them, and the limits."""
-    with tempfile.TemporaryDirectory() as directory, RedisServer() as broker:
+def fleet_on(store: str) -> Iterator[tuple[Fleet, dict[str, float]]]:
+    """Start the servers and yield a fleet on them, and the limits."""
+    with ExitStack() as stack:
+        directory, broker = Path(stack.enter_context(TemporaryDirectory())), stack.enter_context(RedisServer())
         if store == "redis":
-            with RedisServer() as server:
-                crew = Crew(Path(directory), broker, server.url, conf=CONF)
-                yield from _closing(crew, redis_limits(server))
+            server = stack.enter_context(RedisServer())
+            limits, fleet = redis_limits(server), Fleet(directory, broker, server.url, conf=CONF)
         else:
-            with PostgresServer() as server:
-                crew = Crew(Path(directory), broker, "django-db://default", server.django, conf=CONF)
-                yield from _closing(crew, postgres_limits(server))
-
-
-def _closing(crew: Crew, limits: dict[str, float]) -> Iterator[tuple[Crew, dict[str, float]]]:
-    try:
-        yield crew, limits
-    finally:
-        crew.close()
+            server = stack.enter_context(PostgresServer())
+            limits = postgres_limits(server)
+            fleet = Fleet(directory, broker, "django-db://default", server.django, conf=CONF)
+        yield stack.enter_context(fleet), limits
 
 
 def report(store: str, measured: list[dict[str, float]], limits: dict[str, float]) -> None:
@@ -210,10 +161,10 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # no worker is to stay behind
     for store in options.store:
-        with crew_on(store) as (crew, limits):
+        with fleet_on(store) as (fleet, limits):
             measured = []
             try:
-                for figures in hand_overs(crew, options.count, options.workers):
+                for figures in hand_overs(fleet, options.count, options.workers):
                     measured.append(figures)  # noqa: PERF402  # an interruption keeps what there is
             finally:
                 if measured:

@@ -8,7 +8,7 @@ and runs on the highest supported versions, and which of the others run on which
 packages, led by ours, on the newest versions that these admit; django-celery-beat's on the lowest as well.
 
 All else runs on the lowest and on the highest supported versions, one after the other: side by side, on two cores, they
-would only measure each other.
+would only measure each other. The environments are made side by side, and so are the parts of lint.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,18 +30,19 @@ LINT = {
     "import-linter": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
 }
 PYTEST = ["-m", "pytest", "-q", "--durations=5"]
-# Two processes for two cores; more for chaos, whose tests mostly wait.
-CHAOS = [*PYTEST, "-n", "4", "--dist", "loadgroup", "-m", "chaos and not bases", "--timeout", "300"]
+# More processes than the two cores of CI: tests wait for servers and clocks two fifths of their time, chaos tests most.
+SHARED = [*PYTEST, "--dist", "loadgroup", "-n"]
+CHAOS = [*SHARED, "4", "-m", "chaos and not bases", "--timeout", "300"]
 SHARE = [*CHAOS, "-p", "tests.chaos.shares", "tests/chaos", "--share"]
 PHASES = {
-    "tests": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not chaos and not bases"],
+    "tests": [*SHARED, "3", "-m", "not chaos and not bases"],
     "quick": [*SHARE, "quick"],
-    "bases": [*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "bases", "--ds", "tests.beat.bases.settings"],
+    "bases": [*SHARED, "3", "-m", "bases", "--ds", "tests.beat.bases.settings"],
     "chaos": SHARE,
 }
 # "highest" has no other package's scheduler, "lowest" has one.
 BASES = {
-    "lowest": ["tests/beat/bases/test_database_scheduler.py", "tests/beat/bases/test_database_entries.py"],
+    "lowest": [f"tests/beat/bases/test_database_{part}.py" for part in ("scheduler", "last_runs", "entries")],
     "bases": ["tests/beat/bases"],
 }
 # What no version can change is proved once. The last -m is the one that counts.
@@ -57,16 +59,29 @@ def prepare(script: str, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def run(title: str, python: str, arguments: list[str]) -> bool:
-    """Run one check with *python*; whether it passed."""
+def start(python: str, arguments: list[str], output: int | None = None) -> subprocess.Popen[str]:
+    """Start one check with *python*, with the tools of its environment on the path."""
+    environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.Popen(
+        [python, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=output and subprocess.STDOUT, text=True
+    )
+
+
+def run(title: str, check: subprocess.Popen[str]) -> bool:
+    """Wait for one check, and show what it printed; whether it passed."""
     print(f"\n=== {title}", flush=True)
     began = time.monotonic()
-    environment = {**os.environ, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
-    status = subprocess.run([python, *arguments], cwd=ROOT, env=environment, check=False).returncode
+    print(check.communicate()[0] or "", end="", flush=True)
     # pytest's 5 is "no test was run": nothing was proved, so it counts as failed like any other status but 0.
-    if status:
-        print(f"=== {title}: FAILED with status {status} after {time.monotonic() - began:.0f} s", flush=True)
-    return status == 0
+    if check.returncode:
+        print(f"=== {title}: FAILED with status {check.returncode} after {time.monotonic() - began:.0f} s", flush=True)
+    return check.returncode == 0
+
+
+def lint(python: str) -> list[str]:
+    """Run the parts of lint side by side; the titles of those that failed."""
+    checks = {title: start(python, arguments, subprocess.PIPE) for title, arguments in LINT.items()}
+    return [title for title, check in checks.items() if not run(title, check)]
 
 
 def runs(phase: str, sets: list[str]) -> dict[str, list[str]]:
@@ -90,17 +105,22 @@ def main() -> None:
     sets = [options.only] if options.only else SETS
     phases = [phase for phase in PHASES if phase in options.checks]
 
+    planned = {(phase, name): arguments for phase in phases for name, arguments in runs(phase, sets).items()}
+    linted = ["highest"] if "lint" in options.checks else []
+
     failed = []
-    if "lint" in options.checks:
-        python = prepare("environment.py", "highest")
-        failed += [title for title, arguments in LINT.items() if not run(title, python, arguments)]
-    if phases:
-        prepare("services.py")
-        for phase in phases:
-            for name, arguments in runs(phase, sets).items():
-                title = f"{phase} in the environment {name!r}"
-                if not run(title, prepare("environment.py", name), arguments):
-                    failed.append(title)
+    with ThreadPoolExecutor() as pool:
+        names = dict.fromkeys([*linted, *(name for _, name in planned)])
+        pythons = {name: pool.submit(prepare, "environment.py", name) for name in names}
+        services = pool.submit(prepare, "services.py") if phases else None
+        if linted:
+            failed += lint(pythons["highest"].result())
+        if services:
+            services.result()
+        for (phase, name), arguments in planned.items():
+            title = f"{phase} in the environment {name!r}"
+            if not run(title, start(pythons[name].result(), arguments)):
+                failed.append(title)
     if failed:
         sys.exit(f"\ncheck: FAILED: {', '.join(failed)}")
 

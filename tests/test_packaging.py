@@ -46,6 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield archive
 
 
+@pytest.mark.once
 def test_the_wheel_holds_every_module_and_data_file_of_the_package(wheel: zipfile.ZipFile) -> None:
     """Migrations, templates, Lua scripts, translations: what is in the repository is what is installed."""
     names = set(wheel.namelist())
@@ -57,6 +58,7 @@ def test_the_wheel_holds_every_module_and_data_file_of_the_package(wheel: zipfil
     assert any(re.fullmatch(r"celery_leader/django/migrations/0001_\w+\.py", name) for name in names)
 
 
+@pytest.mark.once
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     """No tests, no example, no cache in the user's site-packages."""
     outside = [name for name in wheel.namelist() if not re.match(r"celery_leader(-[^/]+\.dist-info)?/", name)]
@@ -65,6 +67,7 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".sqlite3"))] == []
 
 
+@pytest.mark.once
 def test_the_wheel_carries_licence_and_version(wheel: zipfile.ZipFile) -> None:
     """Metadata says what the code says."""
     home = f"celery_leader-{celery_leader.__version__}.dist-info"
@@ -139,6 +142,7 @@ def lint_imports(home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=home)
 
 
+@pytest.mark.once
 def test_the_floors_hold() -> None:
     """No import runs back up, and each store is imported in one place only."""
     done = lint_imports(ROOT)
@@ -147,6 +151,7 @@ def test_the_floors_hold() -> None:
     assert re.search(r"Contracts: \d+ kept, 0 broken", done.stdout)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from tests.servers import Server
 
+pytestmark = pytest.mark.once  # the programs are the same beside all versions
+
 KINDS = [
     *(pytest.param(kind, marks=pytest.mark.redis) for kind in REDIS_KINDS),
     pytest.param(PostgresServer, marks=pytest.mark.postgres),

@@ -54,8 +54,8 @@ def is_interval(schedule: Any) -> bool:
 def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
     """Return when a crontab is due after *last_run*, told at that very moment.
 
-    Told later, some versions of Celery skip runs of the day before. In the hour that comes twice when clocks are set back
-    it names the first one for ever; what is not later is meant of the second.
+    Told later, some versions of Celery skip runs of the day before. In the hour that comes twice when clocks are set
+    back, Celery names the first one for ever; what is not later is meant of the second.
     """
     zone = zone_of(schedule)
     local = last_run.astimezone(zone)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from unittest import mock
 
 import pytest
 from celery import Celery
@@ -26,6 +28,13 @@ EACH_MINUTE = {"minute": {"task": "t.minute", "schedule": crontab()}}
 def dues(headers: list[dict[str, Any]]) -> list[float]:
     """Return when the ticks of *headers* were due, in seconds after the start."""
     return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in headers]
+
+
+@contextmanager
+def counted_claims() -> Iterator[Any]:
+    """Count the calls by which runs are claimed."""
+    with mock.patch.object(MemoryLedger, "claim", autospec=True, side_effect=MemoryLedger.claim) as claim:
+        yield claim
 
 
 @dataclass
@@ -91,6 +100,24 @@ class Fleet:
         machine = Machine(campaign, leader_scheduler(base)(app=app, campaign=campaign))
         self.machines.append(machine)
         return machine
+
+    def leader(self, base: Any = "celery.beat:Scheduler") -> Machine:
+        """Start one more, which leads instead of whoever led."""
+        return self.take_over(self.machine(base))
+
+    def take_over(self, machine: Machine) -> Machine:
+        """Let *machine* lead instead of whoever led, and look at its schedule; return it."""
+        for other in self.machines:
+            other.resign()
+        machine.lead()
+        machine.tick_until_idle()
+        return machine
+
+    def after(self, machine: Machine, seconds: float = 10) -> list[dict[str, Any]]:
+        """Let *seconds* pass, let *machine* tick, and return the headers of what was sent."""
+        self.wall.advance(seconds)
+        machine.tick_until_idle()
+        return self.sent()
 
     @property
     def ledger(self) -> MemoryLedger:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import PostgresServer, RabbitServer, RedisServer
 
 
@@ -31,17 +32,22 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path, broker: RedisServer | 
     store = getattr(request, "param", "redis")
     if store == "redis":
         server = request.getfixturevalue("redis_store")
-        yield from _closing(Fleet(tmp_path, broker, server.url, server=server))
+        with Fleet(tmp_path, broker, server.url, server=server) as fleet:
+            yield fleet
     elif store == "sqlite":
         database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
-        yield from _closing(Fleet(tmp_path, broker, "django-db://default", database))
+        with Fleet(tmp_path, broker, "django-db://default", database) as fleet:
+            yield fleet
     else:
-        with PostgresServer() as server:
-            yield from _closing(Fleet(tmp_path, broker, "django-db://default", server.django, server=server))
+        with (
+            PostgresServer() as server,
+            Fleet(tmp_path, broker, "django-db://default", server.django, server=server) as fleet,
+        ):
+            yield fleet
 
 
-def _closing(fleet: Fleet) -> Iterator[Fleet]:
-    try:
-        yield fleet
-    finally:
-        fleet.close()
+@pytest.fixture
+def raw(broker: RedisServer) -> Iterator[redis.Redis]:
+    """The Redis that is the broker, as it is."""
+    with redis.Redis.from_url(broker.url) as client:
+        yield client

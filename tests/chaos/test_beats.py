@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
-from tests.chaos.test_faults import report
+from tests.chaos.fleet import LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -39,7 +38,7 @@ def test_the_other_beat_goes_on(fleet: Fleet) -> None:
         fleet.await_end(name)
     claimed = fleet.claimed()
     eventually(lambda: not fleet.evidence().lost(claimed, PERIODS, math.inf), timeout=20)
-    report(fleet, takeovers)
+    fleet.report(takeovers)
     evidence = fleet.evidence()
     assert evidence.overlaps() == []
     assert evidence.twice() == []

@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from tests.chaos.faults import Members
-from tests.chaos.harness import LEASE, Fleet
-from tests.chaos.test_random_faults import report
+from tests.chaos.fleet import LEASE, Fleet
+from tests.chaos.members import Members
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 
@@ -34,7 +33,7 @@ def test_rabbitmq_gets_every_tick_once(fleet: Fleet) -> None:
     members.await_recovery()
     account = members.end(since, until=time.time())
     ledger = fleet.last_claims()
-    report(members, account)
+    members.report(account)
     assert fleet.evidence().overlaps() == []
     assert account.complaints(ledger) == []
 
@@ -53,7 +52,7 @@ def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> Non
     def is_stuck() -> bool:
         """Whether the leader has announced more messages than the broker took."""
         sent = [line for line in fleet.evidence().of("sent") if line["pid"] == fleet.processes[leader].pid]
-        return fleet.times_logged(leader, "Sending due task") > len(sent)
+        return fleet.times_logged("Sending due task", leader) > len(sent)
 
     eventually(is_stuck, what="it waits for the broker")
     begun = fleet.signal(leader, signal.SIGTERM)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, VISIBILITY, Fleet, Stream
+from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet, Stream
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 TIMES = 5
+#: How long a leader is paused at most, in seconds.
+PAUSE = 3 * LEASE
 
 
 def kill(fleet: Fleet, leader: str) -> float:
@@ -40,9 +40,15 @@ def quit_(fleet: Fleet, leader: str) -> float:
 
 
 def pause(fleet: Fleet, leader: str) -> float:
-    """Stop all its processes for three leases; it goes on when another leads."""
+    """Stop all its processes until another leads and ticks, or nobody can; then it goes on.
+
+    A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
+    """
+    terms = len(fleet.evidence().terms())
     begun = fleet.signal_all(leader, signal.SIGSTOP)
-    time.sleep(3 * LEASE)
+    with suppress(AssertionError):
+        fleet.await_term(terms, PAUSE)
+        fleet.await_ticking_leader()
     fleet.signal_all(leader, signal.SIGCONT)
     return begun
 
@@ -68,15 +74,14 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
                 fleet.start(leader)
     fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
-    finish(fleet)
-    report(fleet, takeovers)
-    # A process that is paused in the middle of a write keeps an SQLite file locked for all others, however long.
-    longest = LONGEST_TAKEOVER + (3 * LEASE if fault is pause and "sqlite" in str(fleet.database) else 0)
+    claimed = fleet.finish()
+    fleet.report(takeovers)
+    longest = LONGEST_TAKEOVER + (PAUSE if fault is pause and "sqlite" in str(fleet.database) else 0)
     evidence = fleet.evidence()
     assert evidence.overlaps() == []
     assert evidence.twice() == []
-    assert evidence.lost(fleet.claimed(), PERIODS, longest) == []
-    assert evidence.unclaimed(fleet.claimed()) == {}
+    assert evidence.lost(claimed, PERIODS, longest) == []
+    assert evidence.unclaimed(claimed) == {}
     assert evidence.guarded_wrong(fleet.sent, fleet.dead_pids) == []
     assert max(takeovers) < longest
     if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
@@ -84,36 +89,3 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     # One that stood still between sending and confirming: its successor sends again. A warm stop leaves nothing open.
     if fault in (terminate, pause):
         assert evidence.repeated() <= (TIMES if fault is pause else 0)
-
-
-def finish(fleet: Fleet) -> None:
-    """Let the beats stop, and every message that is still anywhere run, on workers without a beat.
-
-    Redis' transport looks for messages of dead workers when a worker starts, and then for long no more.
-    """
-    fleet.stop_all()
-    claimed = fleet.claimed()
-    fleet.conf["leader_beat"] = False
-
-    def is_complete() -> bool:
-        evidence = fleet.evidence()
-        return not (evidence.guarded_wrong(fleet.sent, fleet.dead_pids) or evidence.lost(claimed, PERIODS, math.inf))
-
-    for attempt in range(3):
-        fleet.start_all(f"last{attempt}")
-        with suppress(AssertionError):  # what is missing in the end is for the checks to tell
-            eventually(is_complete, timeout=VISIBILITY + 2, interval=0.2)
-        fleet.stop_all()
-        if is_complete():
-            return
-
-
-def report(fleet: Fleet, takeovers: list[float]) -> None:
-    """Print what was seen."""
-    evidence = fleet.evidence()
-    ticks = sum(len(evidence.ticks(entry)) for entry in PERIODS)
-    print(  # noqa: T201  # the figures belong into CI's log
-        f"\nchaos: terms={len(evidence.terms())} ticks={ticks} twice={len(evidence.twice())} "
-        f"repeated={evidence.repeated()} guarded={fleet.sent} overlaps={len(evidence.overlaps())} "
-        f"takeovers={' '.join(f'{seconds:.2f}' for seconds in sorted(takeovers))} s"
-    )

@@ -9,8 +9,7 @@ import sys
 import celery
 import pytest
 
-from tests.chaos.harness import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet
-from tests.chaos.test_faults import report
+from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -22,12 +21,6 @@ def beats(fleet: Fleet) -> Fleet:
     fleet.election = "beat"
     fleet.conf["leader_beat"] = False
     return fleet
-
-
-def log_of(fleet: Fleet, name: str) -> str:
-    """Return what a worker or beat has logged."""
-    path = fleet.directory / f"{name}.log"
-    return path.read_text() if path.exists() else ""
 
 
 def test_a_mixed_fleet_has_one_beat(beats: Fleet) -> None:
@@ -51,7 +44,7 @@ def test_a_mixed_fleet_has_one_beat(beats: Fleet) -> None:
     )  # the plain worker leads those
     claimed = beats.claimed()
     eventually(lambda: not beats.evidence().lost(claimed, PERIODS, LONGEST_TAKEOVER), timeout=20)
-    report(beats, takeovers)
+    beats.report(takeovers)
     assert beats.evidence().overlaps() == []
     assert beats.evidence().twice() == []
     assert beats.alive() == ["plain"]
@@ -93,11 +86,11 @@ def test_a_beat_that_is_asked_to_end_hands_over_at_once(beats: Fleet) -> None:
         takeovers.append(beats.await_term(terms) - begun)
         assert beats.await_end(leader) == 0
         beats.start_beat(leader)
-    report(beats, takeovers)
+    beats.report(takeovers)
     assert beats.evidence().twice() == []
     assert beats.evidence().repeated() == 0
     assert max(takeovers) < LEASE - 1  # given back: nobody had to wait for it to run out
-    assert "Traceback" not in log_of(beats, "one") + log_of(beats, "two")
+    assert beats.times_logged("Traceback", "one", "two") == 0
 
 
 def _next_term(fleet: Fleet, terms: int, gone: str) -> float:
@@ -105,6 +98,5 @@ def _next_term(fleet: Fleet, terms: int, gone: str) -> float:
     begun = fleet.await_term(terms)
     if gone == "worker":
         fleet.start("worker", "-P", "threads", "-c", "2", "--leader-beat")
-        fleet_log = fleet.directory / "worker.log"
-        eventually(lambda: fleet_log.read_text().count("worker@chaos ready") == 2, timeout=30)
+        fleet.await_ready("worker")
     return begun

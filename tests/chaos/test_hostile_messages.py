@@ -19,7 +19,7 @@ import pytest
 import redis
 from kombu import Connection, Queue
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 
@@ -51,17 +51,10 @@ def crew(fleet: Fleet) -> Fleet:
     return fleet
 
 
-@pytest.fixture
-def raw(broker: RedisServer) -> Iterator[redis.Redis]:
-    """The broker as it is."""
-    with redis.Redis.from_url(broker.url) as client:
-        yield client
-
-
 def follow(fleet: Fleet, *options: str) -> None:
     """Start a worker that takes part in no election."""
     fleet.start("follower", "-c", "2", "--without-leader", *options)
-    eventually(lambda: fleet.times_logged("follower", "follower@chaos ready"), timeout=30)
+    fleet.await_ready("follower")
 
 
 def message(number: int, *, embed: dict[str, Any], headers: dict[str, Any], delivery_info: dict[str, Any]) -> str:
@@ -87,11 +80,10 @@ def message(number: int, *, embed: dict[str, Any], headers: dict[str, Any], deli
 def calm(fleet: Fleet, seconds: float = 4.0) -> Iterator[None]:
     """Check that a follower does next to nothing, for some time, from when the block has ended."""
     yield
-    log = fleet.directory / "follower.log"
-    spent, written, begun = cpu(fleet), log.stat().st_size, time.monotonic()
+    spent, written, begun = cpu(fleet), len(fleet.log_of("follower")), time.monotonic()
     time.sleep(seconds)  # what is measured
     elapsed = time.monotonic() - begun
-    share, rate = (cpu(fleet) - spent) / elapsed, (log.stat().st_size - written) / elapsed
+    share, rate = (cpu(fleet) - spent) / elapsed, (len(fleet.log_of("follower")) - written) / elapsed
     print(f"\nchaos: a follower spent {share:.1%} of a core and logged {rate:.0f} bytes/s")  # noqa: T201
     assert share < 0.10
     assert rate < 1000
@@ -132,7 +124,7 @@ def test_a_map_of_a_guarded_task_fails(crew: Fleet, raw: redis.Redis) -> None:
     for by in ("celery.map", "celery.starmap"):
         task = {"task": GUARDED, "args": [], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
         crew.app.send_task(by, kwargs={"task": task, "it": [[1]]}, queue=QUEUE)
-    eventually(lambda: crew.times_logged("follower", "raised unexpected: NotLeader") == 2, timeout=20)
+    eventually(lambda: crew.times_logged("raised unexpected: NotLeader", "follower") == 2, timeout=20)
     assert crew.evidence().of("guarded-start") == []
     assert raw.llen(LEADERS) == 0
 
@@ -143,8 +135,8 @@ def test_an_error_callback_runs_on_the_leader(crew: Fleet, raw: redis.Redis) -> 
     guarded = [crew.app.signature(GUARDED, args=(number, 0.0), immutable=True) for number in (0, 1)]
     crew.app.send_task("chaos_project.ask", link_error=guarded[0], queue=QUEUE)  # fails, for it needs a number
     crew.app.send_task("chaos_project.keep_asking", (60,), link_error=guarded[1], time_limit=1, queue=QUEUE)
-    eventually(lambda: crew.times_logged("follower", "Hard time limit") and raw.llen(LEADERS) >= 2, timeout=20)
-    assert crew.times_logged("follower", "raised an exception") == 0  # it would have run in vain
+    eventually(lambda: crew.times_logged("Hard time limit", "follower") and raw.llen(LEADERS) >= 2, timeout=20)
+    assert crew.times_logged("raised an exception", "follower") == 0  # it would have run in vain
     assert crew.evidence().of("guarded-start") == []
     crew.start("leader")
     eventually(lambda: {line["number"] for line in crew.evidence().of("guarded-end")} == {0, 1}, timeout=30)
@@ -158,13 +150,13 @@ def test_a_follower_that_may_not_forward_waits(crew: Fleet, broker: RedisServer,
     follow(crew)
     for number in range(3):
         crew.app.send_task(GUARDED, (number,), queue=QUEUE)
-    eventually(lambda: crew.times_logged("follower", "can't be forwarded"), timeout=20)
+    eventually(lambda: crew.times_logged("can't be forwarded", "follower"), timeout=20)
     before = raw.info("stats")["total_commands_processed"]
     with calm(crew):
         pass
     assert raw.info("stats")["total_commands_processed"] - before < 400
     assert raw.llen(LEADERS) == 0
-    assert crew.times_logged("follower", "can't be forwarded") == 1
+    assert crew.times_logged("can't be forwarded", "follower") == 1
     raw.execute_command("ACL", "SETUSER", "follower", "~*")
     eventually(lambda: raw.llen(LEADERS) == 3, timeout=20)
     eventually(lambda: (raw.llen(QUEUE), raw.hlen("unacked")) == (0, 0), timeout=20)
@@ -179,9 +171,9 @@ def test_rabbitmq_loses_nothing_that_it_refuses(crew: Fleet, broker: RabbitServe
         wrong.declare()
         crew.app.send_task(GUARDED, (0,), queue=QUEUE)
         with calm(crew):
-            eventually(lambda: crew.times_logged("follower", "can't be forwarded"), timeout=20)
+            eventually(lambda: crew.times_logged("can't be forwarded", "follower"), timeout=20)
         wrong.delete()
-    eventually(lambda: crew.times_logged("follower", "forwarded to the leader's queue"), timeout=20)
+    eventually(lambda: crew.times_logged("forwarded to the leader's queue", "follower"), timeout=20)
     crew.start("leader")
     eventually(lambda: not crew.evidence().guarded_wrong(1, set()), timeout=30)
 

@@ -7,7 +7,6 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -16,21 +15,13 @@ import redis
 
 from celery_leader.beat.due_times import task_id
 from celery_leader.ledger import DUE_HEADER, Tick
-from tests.chaos.harness import VISIBILITY, Fleet
-from tests.servers import RedisServer
+from tests.chaos.fleet import VISIBILITY, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.redis, pytest.mark.timeout(300)]
 
 QUEUE = "celery"
 DUE = datetime(2026, 11, 23, 9, 0, tzinfo=timezone.utc)
-
-
-@pytest.fixture
-def raw(broker: RedisServer) -> Iterator[redis.Redis]:
-    """The broker as it is."""
-    with redis.Redis.from_url(broker.url) as client:
-        yield client
 
 
 def take(raw: redis.Redis) -> list[dict[str, Any]]:
@@ -58,11 +49,6 @@ def effects(fleet: Fleet) -> dict[str, int]:
     return dict(Counter(str(line["id"]) for line in fleet.evidence().of("effect")))
 
 
-def logged(fleet: Fleet, text: str, *names: str) -> int:
-    """How often workers logged *text*."""
-    return sum((fleet.directory / f"{name}.log").read_text().count(text) for name in names)
-
-
 @pytest.mark.parametrize("fleet", ["sqlite"], indirect=True)
 def test_messages_that_come_twice_have_one_effect(fleet: Fleet, raw: redis.Redis) -> None:
     """Ticks of a real beat, four messages of each, to three kinds of pools at once; acknowledged late, and early."""
@@ -82,17 +68,16 @@ def test_messages_that_come_twice_have_one_effect(fleet: Fleet, raw: redis.Redis
     workers = ("prefork", "threads", "gevent")
     for pool in workers:
         fleet.start(pool, "-P", pool, "-c", "3", "--without-leader")
-    for pool in workers:
-        eventually(lambda pool=pool: logged(fleet, f"{pool}@chaos ready", pool), timeout=40)
+    fleet.await_ready(*workers)
     put(raw, messages, 4)
     eventually(lambda: set(effects(fleet)) == set(ids) and is_idle(raw), timeout=60)
     fleet.stop_all()
     assert effects(fleet) == dict.fromkeys(ids, 1)
     assert Counter(line["id"] for line in fleet.evidence().of("once-start")) == Counter(ids)
-    assert logged(fleet, "dropped: this tick was done", *workers) >= 3 * len(ids)
-    assert logged(fleet, "put off for", *workers)
+    assert fleet.times_logged("dropped: this tick was done", *workers) >= 3 * len(ids)
+    assert fleet.times_logged("put off for", *workers)
     assert len({line["pid"] for line in fleet.evidence().of("effect")}) >= 3
-    print(f"\nchaos: {len(ids)} ticks, 4 messages each, {logged(fleet, 'put off for', *workers)} put off")  # noqa: T201
+    print(f"\nchaos: {len(ids)} ticks, 4 messages each, {fleet.times_logged('put off for', *workers)} put off")  # noqa: T201
 
 
 def test_a_tick_whose_worker_was_killed_has_one_effect(fleet: Fleet, raw: redis.Redis) -> None:
@@ -119,8 +104,8 @@ def test_a_tick_whose_worker_was_killed_has_one_effect(fleet: Fleet, raw: redis.
     eventually(lambda: time.monotonic() - killed > VISIBILITY + 1, timeout=VISIBILITY + 5)
     fleet.start("c", "-c", "1", "--without-leader")
     dropped = "dropped: this tick was done"  # between queue and worker a message is nowhere to be seen
-    eventually(lambda: logged(fleet, dropped, "b", "c") and is_idle(raw), timeout=60)
+    eventually(lambda: fleet.times_logged(dropped, "b", "c") and is_idle(raw), timeout=60)
     fleet.stop_all()
     assert effects(fleet) == {tick: 1}
     assert len(fleet.evidence().of("once-start")) == 2
-    assert logged(fleet, dropped, "b", "c") == 1
+    assert fleet.times_logged(dropped, "b", "c") == 1

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.chaos.faults import TAKEOVER, Members
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
+from tests.chaos.members import TAKEOVER, Members
 from tests.chaos.messages import SLACK, Fault
 from tests.waiting import eventually
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import celery
 import pytest
 
-from tests.chaos.harness import LEASE, Fleet
+from tests.chaos.fleet import LEASE, Fleet
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -35,7 +35,7 @@ def test_a_pool_works_and_hands_over(fleet: Fleet, options: tuple[str, ...]) -> 
     fleet.send_guarded(3)
     eventually(lambda: not fleet.evidence().guarded_wrong(3, set()), timeout=20)
     fleet.start("two", *options)
-    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    fleet.await_ready("two")
     terms = len(fleet.evidence().terms())
     fleet.signal("one", signal.SIGTERM)
     fleet.await_term(terms)
@@ -46,8 +46,7 @@ def test_a_pool_works_and_hands_over(fleet: Fleet, options: tuple[str, ...]) -> 
     assert fleet.evidence().overlaps() == []
     assert fleet.evidence().twice() == []
     fleet.stop_all()
-    log = (fleet.directory / "one.log").read_text() + (fleet.directory / "two.log").read_text()
-    assert "Traceback" not in log, log
+    assert fleet.times_logged("Traceback", "one", "two") == 0, fleet.log_of("one") + fleet.log_of("two")
 
 
 @pytest.mark.parametrize("options", [("-c", "2", "--max-tasks-per-child", "1"), ("--autoscale", "4,1")])
@@ -57,7 +56,7 @@ def test_every_child_answers_rightly(fleet: Fleet, options: tuple[str, ...]) -> 
     fleet.start("lead", *options)
     leader = fleet.await_leader()
     fleet.start("follow", *options)
-    eventually(lambda: "follow@chaos ready" in (fleet.directory / "follow.log").read_text(), timeout=30)
+    fleet.await_ready("follow")
     parents = {name: fleet.processes[name].pid for name in ("lead", "follow")}
     numbers = itertools.count()
 
@@ -121,7 +120,7 @@ def test_children_of_a_paused_worker_stop_believing_in_time(fleet: Fleet) -> Non
     fleet.app.send_task("chaos_project.keep_asking", (5 * LEASE,))
     eventually(lambda: fleet.evidence().of("belief"), timeout=20)
     fleet.start("two", "-c", "1")
-    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    fleet.await_ready("two")
     fleet.signal("one", signal.SIGSTOP)
     try:
         begun = fleet.await_term(1)
@@ -145,7 +144,7 @@ def test_messages_that_a_deposed_leader_had_prefetched_run_on_the_next(fleet: Fl
     fleet.send_guarded(7, 0.05)
     eventually(lambda: fleet.evidence().of("guarded-start"), timeout=20)
     fleet.start("two", "-c", "1")
-    eventually(lambda: "two@chaos ready" in (fleet.directory / "two.log").read_text(), timeout=30)
+    fleet.await_ready("two")
     fleet.signal_all("one", signal.SIGSTOP)
     fleet.await_term(1)
     fleet.signal_all("one", signal.SIGCONT)

@@ -11,14 +11,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.faults import KINDS, Members
-from tests.chaos.harness import Fleet
-from tests.chaos.messages import Account
+from tests.chaos.fleet import Fleet
+from tests.chaos.members import KINDS, Members
 
 MINUTES = float(os.environ.get("CHAOS_MINUTES") or 1.2)
 #: The same faults for everybody who names no seed; `make chaos` draws another one each time.
@@ -45,7 +43,7 @@ def test_nothing_is_sent_twice_and_nothing_is_lost(fleet: Fleet, shape: str) -> 
     members.await_recovery()
     account = members.end(since, until=time.time())
     ledger = fleet.last_claims()
-    report(members, account)
+    members.report(account)
     assert fleet.evidence().overlaps() == []
     assert account.complaints(ledger) == []
 
@@ -54,15 +52,3 @@ def draw(chance: random.Random) -> Iterator[str]:
     """Return kinds of faults without end: all of them in random order, again and again."""
     while True:
         yield from chance.sample(sorted(KINDS), len(KINDS))
-
-
-def report(members: Members, account: Account) -> None:
-    """Print what was seen."""
-    counted = Counter(fault.kind for fault in members.faults)
-    messages = Counter(message.entry.partition("-")[0] for message in account.messages)
-    print(  # noqa: T201  # the figures belong into CI's log
-        f"chaos: {account.until - account.since:.0f} s, terms={len(members.fleet.evidence().terms())} "
-        f"messages={dict(messages)} resent={account.resent()} faults={dict(counted)}"
-    )
-    for fault in members.faults:
-        print(f"  {fault.begun - account.since:5.1f} s: {fault.kind}, over at {fault.over - account.since:.1f} s")  # noqa: T201

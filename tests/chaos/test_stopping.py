@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.chaos.harness import Fleet
+from tests.chaos.fleet import Fleet
 from tests.servers import RabbitServer, RedisServer
 from tests.waiting import eventually
 
@@ -37,7 +37,7 @@ def lead_and_follow(fleet: Fleet) -> None:
     assert fleet.await_leader() == "one"
     fleet.conf.pop("chaos_stops", None)
     fleet.start("two", "-c", "1")
-    eventually(lambda: fleet.times_logged("two", "two@chaos ready"), timeout=30)
+    fleet.await_ready("two")
 
 
 def keep_busy(fleet: Fleet) -> float:
@@ -49,7 +49,7 @@ def keep_busy(fleet: Fleet) -> float:
 
 def ended_after(fleet: Fleet, name: str) -> float:
     """Wait until a worker that was asked to stop has ended; return how long (seconds) that took."""
-    eventually(lambda: fleet.times_logged(name, "Warm shutdown"), timeout=20)
+    eventually(lambda: fleet.times_logged("Warm shutdown", name), timeout=20)
     begun = time.monotonic()
     assert fleet.await_end(name) == 0
     return time.monotonic() - begun
@@ -87,7 +87,7 @@ def test_what_has_not_begun_goes_back_at_once(pair: Fleet) -> None:
     lead_and_follow(pair)
     until = keep_busy(pair)
     pair.send_guarded(3)
-    eventually(lambda: pair.times_logged("one", "chaos_project.guarded[") == 3, timeout=20)
+    eventually(lambda: pair.times_logged("chaos_project.guarded[", "one") == 3, timeout=20)
     pair.signal("one", signal.SIGTERM)
     eventually(lambda: not pair.evidence().guarded_wrong(3, set()), timeout=20)
     assert max(line["at"] for line in pair.evidence().of("guarded-start")) < until
@@ -104,13 +104,13 @@ def test_threads_that_give_back_beside_the_main_loop_cost_no_acknowledgement(pai
     assert pair.await_leader() == "one"
     for count, seconds in ((1, 3.0), (1, 1.0), (5, 0.0)):
         pair.send_guarded(count, seconds)
-    eventually(lambda: pair.times_logged("one", "chaos_project.guarded[") == 7, timeout=20)
+    eventually(lambda: pair.times_logged("chaos_project.guarded[", "one") == 7, timeout=20)
     pair.start("two", "-c", "1")
     pair.signal("one", signal.SIGTERM)
     pair.await_end("one")
     eventually(lambda: not pair.evidence().guarded_wrong(7, set()) and is_empty(pair), timeout=20)
     pair.stop_all()
-    assert pair.times_logged("one", "Error on stopping") == 0
+    assert pair.times_logged("Error on stopping", "one") == 0
     assert len(pair.evidence().of("guarded-start")) == 7
 
 
@@ -134,7 +134,7 @@ def test_a_broker_that_listens_for_heartbeats_keeps_what_threads_run(pair: Fleet
     pair.start("one", "-P", "threads", "-c", "2")
     assert pair.await_leader() == "one"
     pair.start("two", "-P", "threads", "-c", "1")
-    eventually(lambda: pair.times_logged("two", "two@chaos ready"), timeout=30)
+    pair.await_ready("two")
     pair.send_guarded(1, 15.0)
     eventually(lambda: pair.evidence().of("guarded-start"), timeout=20)
     pair.signal("one", signal.SIGTERM)
@@ -165,6 +165,6 @@ def test_a_leader_that_wakes_copies_nothing(pair: Fleet) -> None:
     pair.await_term(1)
     pair.signal_all("one", signal.SIGCONT)
     eventually(lambda: not pair.evidence().guarded_wrong(2, set()) and is_empty(pair), timeout=20)
-    assert pair.times_logged("one", "forwarded") == 0
+    assert pair.times_logged("forwarded", "one") == 0
     pair.stop_all()
     assert len(pair.evidence().of("guarded-start")) == 2

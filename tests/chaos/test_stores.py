@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from tests.chaos.harness import DEADLINE, LEASE, LONGEST_TAKEOVER, PERIODS, RETRY, Fleet
-from tests.chaos.test_faults import finish, report
+from tests.chaos.fleet import CANDIDATE, DEADLINE, LEASE, LONGEST_TAKEOVER, PERIODS, RETRY, Fleet
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -47,14 +46,13 @@ def test_a_store_that_fails_ends_no_process(fleet: Fleet, redis_store: RedisServ
     first = eventually(lambda: ticks_after(fleet, back), timeout=BACK + 10)[0]
     fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
-    finish(fleet)
+    claimed = fleet.finish()
     evidence = fleet.evidence()
-    report(fleet, [first - back])
+    fleet.report([first - back])
     assert first - back < BACK
     assert evidence.overlaps() == []
     assert evidence.twice() == []
     away = 0 if harm == "emptied" else 3 * LEASE
-    claimed = fleet.claimed()
     assert evidence.lost(claimed, PERIODS, away + LONGEST_TAKEOVER) == []
     # A leader sends on through its trust. If another leads when the store is back, its claims can't be written then.
     for entry, count in evidence.unclaimed(claimed).items():
@@ -81,8 +79,8 @@ def test_a_worker_without_a_broker_does_not_lead(fleet: Fleet, broker: RedisServ
     """It leads when the broker is there."""
     broker.stop()
     fleet.start("a")
-    eventually(lambda: "takes part in the elections" in (fleet.directory / "a.log").read_text(), timeout=30)
-    eventually(lambda: "Cannot connect to" in (fleet.directory / "a.log").read_text(), timeout=30)
+    fleet.await_logged("a", CANDIDATE)
+    fleet.await_logged("a", "Cannot connect to")
     assert fleet.evidence().terms() == []
     broker.start()
     assert fleet.await_ticking_leader() == "a"
@@ -100,10 +98,10 @@ def test_a_broker_that_restarts_loses_no_tick(fleet: Fleet, broker: RedisServer)
     eventually(lambda: ticks_after(fleet, back), timeout=60)
     fleet.await_ticking_leader()
     assert sorted(fleet.alive()) == ["a", "b", "c"]
-    finish(fleet)
+    claimed = fleet.finish()
     evidence = fleet.evidence()
-    report(fleet, [])
+    fleet.report()
     assert evidence.overlaps() == []
     assert evidence.twice() == []
-    assert evidence.lost(fleet.claimed(), PERIODS, LEASE + 60) == []
-    assert evidence.unclaimed(fleet.claimed()) == {}
+    assert evidence.lost(claimed, PERIODS, LEASE + 60) == []
+    assert evidence.unclaimed(claimed) == {}

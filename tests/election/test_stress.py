@@ -17,12 +17,12 @@ import pytest
 
 from celery_leader.backends.memory import MemoryLock
 from celery_leader.election import ElectionConfig, ElectorThread, LeaderElector
-from tests.election.crowd import ELECTIONS, Crowd
 from tests.election.running import FAST
+from tests.election.stress import ELECTIONS, Stress
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.election.crowd import Candidate
+    from tests.election.stress import Candidate
 
 SECONDS = float(os.environ.get("CELERY_LEADER_STRESS_SECONDS", "6"))
 CALLERS = 8
@@ -32,35 +32,35 @@ CALLERS = 8
 def test_stress() -> None:
     """One leader at a time, each term told in order to each observer, no call waits, no thread is left (RV15, D11)."""
     before = set(threading.enumerate())
-    crowd = Crowd(random.Random(20260101))
+    stress = Stress(random.Random(20260101))
     end = time.monotonic() + SECONDS
-    callers = [threading.Thread(target=crowd.harass, args=(seed, end)) for seed in range(CALLERS)]
-    callers += [threading.Thread(target=call, args=(end,)) for call in (crowd.cut_off_leaders, crowd.watch)]
+    callers = [threading.Thread(target=stress.harass, args=(seed, end)) for seed in range(CALLERS)]
+    callers += [threading.Thread(target=call, args=(end,)) for call in (stress.cut_off_leaders, stress.watch)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join(SECONDS + 30)
     assert not [caller for caller in callers if caller.is_alive()], "a call did not come back"
-    assert crowd.errors == []
-    assert crowd.overlaps == []
-    assert all(candidate.thread.stop(10) for candidate in crowd.candidates)
-    assert all(candidate.elector.join_observers(10) for candidate in crowd.candidates)
+    assert stress.errors == []
+    assert stress.overlaps == []
+    assert all(candidate.thread.stop(10) for candidate in stress.candidates)
+    assert all(candidate.elector.join_observers(10) for candidate in stress.candidates)
     eventually(lambda: set(threading.enumerate()) <= before, what="threads are gone")
 
     for election in ELECTIONS:
-        assert_no_two_at_once([candidate for candidate in crowd.candidates if candidate.election == election])
-    for candidate in crowd.candidates:
+        assert_no_two_at_once([candidate for candidate in stress.candidates if candidate.election == election])
+    for candidate in stress.candidates:
         assert_told_in_order(candidate)
     reasons = Counter(
-        call[2] for candidate in crowd.candidates for call in candidate.heard.calls if call[0] == "stopped"
+        call[2] for candidate in stress.candidates for call in candidate.heard.calls if call[0] == "stopped"
     )
-    print(f"\n{SECONDS:g} s: {crowd.report()}, stopped {dict(reasons)}")  # noqa: T201  # `make stress` shows it
-    assert max(crowd.longest.values()) < 5, "a call that has nothing to wait for waited"
+    print(f"\n{SECONDS:g} s: {stress.report()}, stopped {dict(reasons)}")  # noqa: T201  # `make stress` shows it
+    assert max(stress.longest.values()) < 5, "a call that has nothing to wait for waited"
     # A run that saw none of these has proved nothing; in a short one all leaders may have been stopped in good time.
     assert reasons["released"] > 0
     if SECONDS >= 30:
         assert reasons["expired"] > 0
-        assert not [action for action in crowd.actions if not crowd.calls[action]]
+        assert not [action for action in stress.actions if not stress.calls[action]]
 
 
 def assert_no_two_at_once(candidates: list[Candidate]) -> None:

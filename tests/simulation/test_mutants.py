@@ -14,7 +14,9 @@ from tests.simulation.mutants import MUTANTS, NO_PLACE
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.mutants
+pytestmark = pytest.mark.mutants
+
+
 @pytest.mark.timeout(600)
 def test_each_mutant_is_killed() -> None:
     """By a rule that a world breaks, or by a test that fails. All in one run, which uses all cores."""

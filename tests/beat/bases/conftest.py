@@ -98,19 +98,8 @@ class DatabaseFleet:
         return machine
 
     def leader(self) -> Machine:
-        """Start one more, which takes over from whoever led."""
-        for machine in self.fleet.machines:
-            machine.resign()
-        machine = self.machine()
-        machine.lead()
-        machine.tick_until_idle()
-        return machine
-
-    def after(self, machine: Machine, seconds: float) -> list[dict[str, Any]]:
-        """Let *seconds* pass, tick, and return the headers of what was sent."""
-        self.fleet.wall.advance(seconds)
-        machine.tick_until_idle()
-        return self.fleet.sent()
+        """Start one more, which leads instead of whoever led."""
+        return self.fleet.take_over(self.machine())
 
     def add(self, name: str, **fields: Any) -> Any:
         """Create an entry as the admin does; every ten seconds unless *fields* say else."""

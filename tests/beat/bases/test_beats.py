@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import LONGEST_TAKEOVER, PERIODS, Fleet
-from tests.chaos.test_faults import report
+from tests.chaos.fleet import CANDIDATE, LONGEST_TAKEOVER, PERIODS, Fleet
 from tests.servers import PostgresServer, RedisServer
 from tests.waiting import eventually
 
@@ -58,13 +57,9 @@ def fleet(tmp_path: Path, postgres_server: PostgresServer) -> Iterator[DatabaseF
     """No process yet."""
     with RedisServer() as broker:
         database = postgres_server.create_database(f"beats_{uuid.uuid4().hex}")
-        fleet = DatabaseFleet(tmp_path, broker, "django-db://default", database, {"leader_beat": False})
-        fleet.conf["result_expires"] = None  # or there is an entry of Celery's own
-        fleet.election = "beat"
-        try:
+        conf = {"leader_beat": False, "result_expires": None}  # else there is an entry of Celery's own
+        with DatabaseFleet(tmp_path, broker, "django-db://default", database, conf, election="beat") as fleet:
             yield fleet
-        finally:
-            fleet.close()
 
 
 @pytest.mark.postgres
@@ -84,14 +79,13 @@ def test_two_beats_on_one_schedule(fleet: DatabaseFleet) -> None:
     assert fleet.await_ticking_leader() != killed
     took_effect.append(fleet.add("under the second"))
     fleet.start_beat(killed, scheduler="leader-django")
-    log = fleet.directory / f"{killed}.log"
-    eventually(lambda: log.read_text().count("takes part") == 2, timeout=30)
+    fleet.await_logged(killed, CANDIDATE)
     for name in ("one", "two"):  # one leads, one stands by
         fleet.signal(name, signal.SIGTERM)
         assert fleet.await_end(name) == 0
     claimed = fleet.claimed()
     eventually(lambda: not fleet.evidence().lost(claimed, PERIODS, LONGEST_TAKEOVER), timeout=20)
-    report(fleet, takeovers)
+    fleet.report(takeovers)
     assert max(took_effect) < TAKES_EFFECT
     assert fleet.evidence().overlaps() == []
     assert fleet.evidence().twice() == []
@@ -111,8 +105,7 @@ def test_workers_with_a_beat_read_the_same_schedule(fleet: DatabaseFleet) -> Non
     fleet.await_ticking_leader()
     fleet.start("greens", "-P", "gevent", "-c", "2")
     took_effect = [fleet.add("under the first")]
-    logs = {name: fleet.directory / f"{name}.log" for name in ("forks", "greens")}
-    eventually(lambda: "greens@chaos ready" in logs["greens"].read_text(), timeout=30)
+    fleet.await_ready("greens")
     fleet.signal("forks", signal.SIGTERM)
     assert fleet.await_end("forks") == 0
     assert fleet.await_ticking_leader() == "greens"
@@ -122,7 +115,7 @@ def test_workers_with_a_beat_read_the_same_schedule(fleet: DatabaseFleet) -> Non
     assert max(took_effect) < TAKES_EFFECT
     assert fleet.evidence().twice() == []
     assert fleet.run_counts() == fleet.claimed()
-    assert "Traceback" not in "".join(log.read_text() for log in logs.values())
+    assert fleet.times_logged("Traceback", "forks", "greens") == 0
 
 
 @pytest.mark.redis
@@ -130,9 +123,8 @@ def test_two_beats_on_redbeat(tmp_path: Path) -> None:
     """No tick twice, none lost, over a kill and an orderly end; RedBeat's own lock would take minutes."""
     with RedisServer() as server:
         conf = {"leader_beat": False, "result_expires": None, "redbeat_redis_url": f"{server.url.removesuffix('0')}1"}
-        fleet = Fleet(tmp_path, server, server.url, conf=conf, election="beat")
         scheduler = "tests.beat.bases.redbeat_scheduler:LeaderRedBeatScheduler"
-        try:
+        with Fleet(tmp_path, server, server.url, conf=conf, election="beat") as fleet:
             fleet.start("worker", "-P", "threads", "-c", "2")
             for name in ("one", "two"):
                 fleet.start_beat(name, scheduler=scheduler)
@@ -146,11 +138,9 @@ def test_two_beats_on_redbeat(tmp_path: Path) -> None:
                     takeovers.append(fleet.await_term(terms) - begun)
             claimed = fleet.claimed()
             eventually(lambda: not fleet.evidence().lost(claimed, PERIODS, LONGEST_TAKEOVER), timeout=20)
-            report(fleet, takeovers)
+            fleet.report(takeovers)
             assert fleet.evidence().overlaps() == []
             assert fleet.evidence().twice() == []
             assert fleet.evidence().repeated() <= 1  # killed between sending and confirming: sent again
             assert fleet.evidence().unclaimed(claimed) == {}
             assert takeovers[0] < LONGEST_TAKEOVER
-        finally:
-            fleet.close()

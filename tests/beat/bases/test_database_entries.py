@@ -19,10 +19,10 @@ def test_a_disabled_entry_that_never_ran_counts_from_when_it_was_enabled(dcb: Da
     leader = dcb.leader()
     dcb.fleet.wall.advance(5)
     dcb.edit("ten", enabled=False)
-    assert dcb.after(leader, 100) == []
+    assert dcb.fleet.after(leader, 100) == []
     dcb.edit("ten", enabled=True)
-    assert dcb.after(leader, 9) == []
-    assert names(dcb.after(leader, 1)) == ["ten"]
+    assert dcb.fleet.after(leader, 9) == []
+    assert names(dcb.fleet.after(leader, 1)) == ["ten"]
 
 
 @on_each_database
@@ -30,9 +30,9 @@ def test_a_one_off_runs_once(dcb: DatabaseFleet) -> None:
     """Then the base disables it, whoever leads."""
     dcb.add("once", one_off=True)
     first = dcb.leader()
-    assert names(dcb.after(first, 10)) == ["once"]
+    assert names(dcb.fleet.after(first, 10)) == ["once"]
     second = dcb.leader()
-    assert dcb.after(second, 30) == []
+    assert dcb.fleet.after(second, 30) == []
     assert not dcb.row("once").enabled
 
 
@@ -44,7 +44,7 @@ def test_a_one_off_whose_run_was_never_written_runs_once(dcb: DatabaseFleet) -> 
     dies_before_writing(first)
     assert names(dcb.fleet.sent()) == ["once"]
     second = dcb.leader()
-    assert dcb.after(second, 30) == []
+    assert dcb.fleet.after(second, 30) == []
     assert not dcb.row("once").enabled
 
 
@@ -55,8 +55,8 @@ def test_a_one_off_that_is_enabled_again_runs_again(dcb: DatabaseFleet, by: str)
 
     dcb.add("once", one_off=True)
     leader = dcb.leader()
-    assert names(dcb.after(leader, 10)) == ["once"]
-    assert dcb.after(leader, 30) == []
+    assert names(dcb.fleet.after(leader, 10)) == ["once"]
+    assert dcb.fleet.after(leader, 30) == []
     dcb.fleet.wall.advance(100)
     if by == "form":
         dcb.edit("once", enabled=True)
@@ -64,16 +64,16 @@ def test_a_one_off_that_is_enabled_again_runs_again(dcb: DatabaseFleet, by: str)
         PeriodicTask.objects.filter(name="once").update(enabled=True)
         PeriodicTasks.update_changed()
     leader.tick_until_idle()
-    assert names([*dcb.fleet.sent(), *dcb.after(leader, 10)]) == ["once"]
-    assert dcb.after(leader, 30) == []
+    assert names([*dcb.fleet.sent(), *dcb.fleet.after(leader, 10)]) == ["once"]
+    assert dcb.fleet.after(leader, 30) == []
 
 
 def test_an_expired_entry_is_disabled(dcb: DatabaseFleet) -> None:
     """By the leader, when it comes to it."""
     dcb.add("ten", expires=START + timedelta(seconds=15))
     leader = dcb.leader()
-    assert names(dcb.after(leader, 10)) == ["ten"]
-    assert dcb.after(leader, 10) == []
+    assert names(dcb.fleet.after(leader, 10)) == ["ten"]
+    assert dcb.fleet.after(leader, 10) == []
     assert not dcb.row("ten").enabled
 
 
@@ -85,13 +85,13 @@ def test_an_entry_with_a_start_time_begins_then(dcb: DatabaseFleet, policy: str)
     dcb.add("ten", start_time=start)
     dcb.add("minute", crontab=crontab(), start_time=start)
     leader = dcb.leader()
-    assert dcb.after(leader, 24) == []
-    sent = [*dcb.after(leader, 1), *dcb.after(leader, 5)]
+    assert dcb.fleet.after(leader, 24) == []
+    sent = [*dcb.fleet.after(leader, 1), *dcb.fleet.after(leader, 5)]
     assert (names(sent), dues(sent)) == (["ten", "minute"], [25, 30])
     assert leader.scheduler.counts.missed == 0
     second = dcb.leader()
     assert dcb.fleet.sent() == []
-    assert dues(dcb.after(second, 5)) == [35]
+    assert dues(dcb.fleet.after(second, 5)) == [35]
 
 
 @pytest.mark.parametrize("policy", ["latest", "skip", "all"])
@@ -104,10 +104,10 @@ def test_a_clocked_entry_runs_once(dcb: DatabaseFleet, policy: str, seconds: flo
     clocked = ClockedSchedule.objects.create(clocked_time=START + timedelta(seconds=seconds))
     dcb.add("clocked", clocked=clocked, one_off=True)
     first = dcb.leader()
-    sent = [*dcb.fleet.sent(), *dcb.after(first, 20)]
+    sent = [*dcb.fleet.sent(), *dcb.fleet.after(first, 20)]
     assert names(sent) == ["clocked"]
     second = dcb.leader()
-    assert dcb.after(second, 30) == []
+    assert dcb.fleet.after(second, 30) == []
     assert not dcb.row("clocked").enabled
     dcb.edit("clocked", enabled=True)
     second.tick_until_idle()
@@ -146,7 +146,7 @@ def test_a_crontab_that_is_left_out_for_weeks_is_not_forgotten(dcb: DatabaseFlee
     assert dcb.fleet.ledger._claims.keys() == {"monthly"}
     dcb.fleet.wall.now = START + timedelta(days=20, hours=22)
     dcb.edit("monthly", description="comes back into the schedule")
-    assert dcb.after(second, 0) == []
+    assert dcb.fleet.after(second, 0) == []
 
 
 def test_an_entrys_headers_choose_how_it_catches_up(dcb: DatabaseFleet) -> None:
@@ -163,7 +163,7 @@ def test_an_entrys_headers_choose_how_it_catches_up(dcb: DatabaseFleet) -> None:
     assert names(sent).count("one") == 1
     assert [headers["mine"] for headers in each] == [1, 1, 1]
     assert all("leader_catch_up" not in headers for headers in each)
-    assert dues(dcb.after(second, 5)) == [40]
+    assert dues(dcb.fleet.after(second, 5)) == [40]
     assert dcb.ran("each")[1] == 4
 
 
@@ -174,9 +174,9 @@ def test_crontabs_keep_their_own_time_zone(dcb: DatabaseFleet) -> None:
     dcb.add("quarter", crontab=crontab(minute="*/15", timezone="America/New_York"))
     leader = dcb.leader()
     dcb.fleet.wall.now = datetime(2026, 11, 23, 9, 5, 2, tzinfo=timezone.utc)
-    (headers,) = dcb.after(leader, 0)
+    (headers,) = dcb.fleet.after(leader, 0)
     assert (headers["task"], headers["leader_due_at"]) == ("t.york", "2026-11-23T09:05:00+00:00")
     second = dcb.leader()
     dcb.fleet.wall.now = datetime(2026, 11, 23, 9, 15, 2, tzinfo=timezone.utc)
-    (headers,) = dcb.after(second, 0)
+    (headers,) = dcb.fleet.after(second, 0)
     assert (headers["task"], headers["leader_due_at"]) == ("t.quarter", "2026-11-23T09:15:00+00:00")

@@ -1,4 +1,4 @@
-"""django-celery-beat's schedule: what its admin says happens, and what happens is said in its admin."""
+"""django-celery-beat's schedule: what its admin says happens."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from celery_leader.beat import scheduler
 from celery_leader.beat.embedded import EmbeddedBeat
 from tests.beat.bases.conftest import (
     DatabaseFleet,
-    crontab,
     dies_before_writing,
     names,
-    no_updates,
     on_each_database,
     on_postgres,
 )
@@ -29,29 +27,6 @@ from tests.servers import PostgresServer
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.bases
-
-
-@on_each_database
-def test_the_admin_shows_what_ran(dcb: DatabaseFleet) -> None:
-    """As soon as it was sent: the time and the count."""
-    dcb.add("ten")
-    leader = dcb.leader()
-    assert dcb.ran("ten") == (None, 0)
-    for count in (1, 2, 3):
-        (headers,) = dcb.after(leader, 10)
-        assert (dues([headers]), headers["periodic_task_name"]) == ([10 * count], "ten")
-        assert dcb.ran("ten") == (dcb.fleet.wall.now, count)
-
-
-def test_what_is_written_is_no_edit(dcb: DatabaseFleet) -> None:
-    """Or each run would have all beats read the whole schedule again."""
-    from django_celery_beat.models import PeriodicTasks
-
-    dcb.add("ten")
-    leader = dcb.leader()
-    before = (PeriodicTasks.last_change(), dcb.row("ten").date_changed)
-    assert names(dcb.after(leader, 10)) == ["ten"]
-    assert (PeriodicTasks.last_change(), dcb.row("ten").date_changed) == before
 
 
 @on_each_database
@@ -71,92 +46,13 @@ def test_a_standby_neither_reads_nor_writes_the_schedule(dcb: DatabaseFleet) -> 
     assert dcb.fleet.sent() == []
 
 
-@on_each_database
-def test_a_deposed_leader_writes_nothing_more(dcb: DatabaseFleet) -> None:
-    """What it could not write while it led is older than what its successor wrote."""
-    dcb.add("ten")
-    old = dcb.leader()
-    dcb.fleet.wall.advance(10)
-    with no_updates():
-        old.tick_until_idle()
-    assert old.scheduler._dirty == {"ten"}
-    new = dcb.leader()
-    assert len(dcb.after(new, 10)) == 2
-    before = dcb.tables()
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
-    old.scheduler.sync()
-    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
-        old.scheduler.tick()
-    old.scheduler.close()
-    old.scheduler._finalize()
-    assert dcb.tables() == before
-
-
-def test_what_could_not_be_written_is_written_later(dcb: DatabaseFleet) -> None:
-    """A database that refuses a write stops no tick."""
-    dcb.add("ten")
-    leader = dcb.leader()
-    with no_updates():
-        assert names(dcb.after(leader, 10)) == ["ten"]
-    assert dcb.ran("ten") == (None, 0)
-    leader.tick_until_idle()
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 1)
-
-
-def test_a_worker_that_is_to_end_writes_what_it_sent(dcb: DatabaseFleet) -> None:
-    """It may begin nothing new, and has the lease until the tick is over."""
-    dcb.add("ten")
-    leader = dcb.leader()
-    app, send_task = leader.scheduler.app, leader.scheduler.app.send_task
-
-    def send_and_end(*args: Any, **kwargs: Any) -> Any:
-        leader.campaign.close_to_new_work()
-        return send_task(*args, **kwargs)
-
-    dcb.fleet.wall.advance(10)
-    with mock.patch.object(app, "send_task", send_and_end):
-        leader.scheduler.tick()
-    assert names(dcb.fleet.sent()) == ["ten"]
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 1)
-
-
-def test_a_run_that_was_never_written_is_not_run_again(dcb: DatabaseFleet) -> None:
-    """The ledger knows it; the database, which does not, is told by the next leader."""
-    dcb.add("ten")
-    dcb.add("minute", crontab=crontab())
-    first = dcb.leader()
-    dcb.fleet.wall.advance(30)
-    dies_before_writing(first)
-    assert sorted(names(dcb.fleet.sent())) == ["minute", "ten"]
-    assert dcb.ran("ten") == dcb.ran("minute") == (None, 0)
-    ran_at = dcb.fleet.wall.now
-    dcb.fleet.wall.advance(5)
-    second = dcb.leader()
-    assert dcb.fleet.sent() == []
-    assert dcb.ran("ten") == dcb.ran("minute") == (ran_at, 1)
-    assert dues(dcb.after(second, 5)) == [40]
-
-
-def test_the_next_leader_goes_on_where_the_last_one_stopped(dcb: DatabaseFleet) -> None:
-    """Entries that ran, and entries that wait for their first run."""
-    dcb.add("ten")
-    dcb.add("minute", crontab=crontab())
-    first = dcb.leader()
-    assert names(dcb.after(first, 25)) == ["ten"]
-    second = dcb.leader()
-    assert dcb.fleet.sent() == []
-    assert names(dcb.after(second, 5)) == ["minute"]
-    third = dcb.leader()
-    assert dues(dcb.after(third, 5)) == [35]
-
-
 def test_entries_of_the_settings_run_though_beats_start_more_often_than_they_are_due(dcb: DatabaseFleet) -> None:
     """The base writes them at each start, and counts the period of what never ran from then."""
     dcb.fleet.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0, "args": (1,), "options": {"queue": "celery"}}}
     sent = []
     for _ in range(4):
         leader = dcb.leader()
-        sent += dcb.after(leader, 1500)
+        sent += dcb.fleet.after(leader, 1500)
     assert dues(sent) == [3600]
 
 
@@ -189,7 +85,7 @@ def test_an_edit_of_the_settings_reaches_the_database(dcb: DatabaseFleet) -> Non
     dcb.fleet.schedule = {"e": {"task": "t.e", "schedule": 20.0}}
     leader = dcb.leader()
     assert dcb.row("e").interval.every == 20
-    assert names(dcb.after(leader, 20)) == ["e"]
+    assert names(dcb.fleet.after(leader, 20)) == ["e"]
 
 
 @on_each_database
@@ -202,19 +98,19 @@ def test_edits_take_effect_with_the_next_tick(dcb: DatabaseFleet) -> None:
     assert leader.scheduler.max_interval == 5
     dcb.fleet.wall.advance(1)
     dcb.add("new")
-    assert names(dcb.after(leader, 9)) == ["ten"]
-    assert names(dcb.after(leader, 1)) == ["new"]
+    assert names(dcb.fleet.after(leader, 9)) == ["ten"]
+    assert names(dcb.fleet.after(leader, 1)) == ["new"]
     slow, _ = IntervalSchedule.objects.get_or_create(every=30, period=IntervalSchedule.SECONDS)
     dcb.edit("ten", interval=slow)
     dcb.edit("new", enabled=False)
-    assert dcb.after(leader, 28) == []
-    assert names(dcb.after(leader, 1)) == ["ten"]
+    assert dcb.fleet.after(leader, 28) == []
+    assert names(dcb.fleet.after(leader, 1)) == ["ten"]
     dcb.edit("ten", queue="elsewhere")
-    assert dcb.after(leader, 30) == []
+    assert dcb.fleet.after(leader, 30) == []
     assert dcb.ran("ten")[1] == 3
     dcb.row("ten").delete()
     leader.tick_until_idle()
-    assert dcb.after(leader, 60) == []
+    assert dcb.fleet.after(leader, 60) == []
 
 
 def test_an_edit_while_the_schedule_could_not_be_read_is_seen_later(dcb: DatabaseFleet) -> None:
@@ -225,7 +121,7 @@ def test_an_edit_while_the_schedule_could_not_be_read_is_seen_later(dcb: Databas
     dcb.add("new")
     with mock.patch.object(leader.scheduler, "all_as_schedule", side_effect=OperationalError("gone")):
         assert leader.scheduler.tick() > 0
-    assert sorted(names(dcb.after(leader, 10))) == ["new", "ten"]
+    assert sorted(names(dcb.fleet.after(leader, 10))) == ["new", "ten"]
 
 
 def test_the_actions_of_the_admin(dcb: DatabaseFleet) -> None:
@@ -243,12 +139,12 @@ def test_the_actions_of_the_admin(dcb: DatabaseFleet) -> None:
         form = {"action": action, "_selected_action": [pk]}
         assert client.post("/admin/django_celery_beat/periodictask/", form).status_code == 302
 
-    assert names(dcb.after(leader, 10)) == ["ten"]
+    assert names(dcb.fleet.after(leader, 10)) == ["ten"]
     act("disable_tasks")
-    assert dcb.after(leader, 30) == []
+    assert dcb.fleet.after(leader, 30) == []
     assert dcb.ran("ten") == (None, 1)
     act("enable_tasks")
-    assert names(dcb.after(leader, 1)) == ["ten"]
+    assert names(dcb.fleet.after(leader, 1)) == ["ten"]
     assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
 
 
@@ -258,20 +154,6 @@ def test_the_admin_knows_our_scheduler_for_the_right_one(dcb: DatabaseFleet) -> 
 
     assert is_database_scheduler("celery_leader.beat.scheduler:LeaderDatabaseScheduler")
     assert scheduler.LeaderDatabaseScheduler is scheduler.leader_scheduler("leader-django")
-
-
-def test_last_runs_in_the_future_are_mended_as_the_how_to_says(dcb: DatabaseFleet) -> None:
-    """In the ledger and in the admin's table: an entry that the ledger does not know counts from there."""
-    from django_celery_beat.models import PeriodicTask
-
-    dcb.add("e")
-    first = dcb.leader()
-    assert len(dcb.after(first, 86_400 * 365)) == 1
-    first.resign()
-    dcb.fleet.wall.advance(-86_400 * 365)
-    del dcb.fleet.ledger._claims["e"]
-    PeriodicTask.objects.filter(last_run_at__gt=dcb.fleet.wall.now).update(last_run_at=None)
-    assert len(dcb.after(dcb.leader(), 10)) == 1
 
 
 @pytest.mark.parametrize("name", ["leader", "leader-django"])
@@ -305,7 +187,7 @@ def test_a_connection_that_broke_ends_no_beat(dcb: DatabaseFleet, postgres_serve
     cut()
     assert leader.scheduler.tick() >= 0
     leader.tick_until_idle()
-    assert names(dcb.after(leader, 10)) == ["ten"]
+    assert names(dcb.fleet.after(leader, 10)) == ["ten"]
     cut()
     dcb.fleet.wall.advance(10)
     for _ in range(3):
@@ -331,7 +213,7 @@ def test_a_project_without_time_zones(dcb: DatabaseFleet, settings: Any, monkeyp
     assert dues(dcb.fleet.sent()) == [10]
     second = dcb.leader()
     assert dcb.ran("ten") == (dcb.fleet.wall.now.replace(tzinfo=None), 1)
-    assert dues(dcb.after(second, 10)) == [20]
+    assert dues(dcb.fleet.after(second, 10)) == [20]
     assert dcb.ran("ten") == (dcb.fleet.wall.now.replace(tzinfo=None), 2)
 
 
@@ -346,84 +228,7 @@ def test_a_takeover_without_a_schedule_waits_for_it(dcb: DatabaseFleet) -> None:
     ):
         assert leader.scheduler.tick() == 0
     leader.tick_until_idle()
-    assert names(dcb.after(leader, 10)) == ["ten"]
-
-
-def leader_of(dcb: DatabaseFleet, base: Any) -> Any:
-    """Start a machine that leads by a scheduler of the project's own."""
-    machine = dcb.fleet.machine(base)
-    machine.scheduler.app.set_current()
-    machine.lead()
-    machine.tick_until_idle()
-    return machine
-
-
-def test_a_project_s_own_sync_is_called(dcb: DatabaseFleet) -> None:
-    """As often as by its own beat; last runs are there by then."""
-    from django_celery_beat.schedulers import DatabaseScheduler
-
-    seen: list[int] = []
-
-    class Own(DatabaseScheduler):
-        def sync(self) -> None:
-            super().sync()
-            seen.append(dcb.ran("ten")[1])
-
-    dcb.add("ten")
-    leader = leader_of(dcb, Own)
-    seen.clear()
-    dcb.after(leader, 10)
-    leader.scheduler._do_sync()
-    leader.scheduler.close()
-    assert seen == [1, 1]
-
-
-def test_a_project_s_own_entries_are_saved_one_by_one(dcb: DatabaseFleet) -> None:
-    """Once for many runs, as by its own beat: each save may take a while, or leave a trace."""
-    from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
-
-    saved: list[tuple[str, int]] = []
-
-    class OwnEntry(ModelEntry):
-        def save(self) -> None:
-            saved.append((self.name, self.model.total_run_count))
-            super().save()
-
-    class Own(DatabaseScheduler):
-        Entry = OwnEntry
-
-    for name in ("ten", "too"):
-        dcb.add(name)
-    leader = leader_of(dcb, Own)
-    leader.scheduler._do_sync()
-    for _ in range(3):
-        assert len(dcb.after(leader, 10)) == 2
-    assert saved == []
-    leader.scheduler._do_sync()
-    assert sorted(saved) == [("ten", 3), ("too", 3)]
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 3)
-
-
-def test_receivers_of_saved_entries_are_told(dcb: DatabaseFleet) -> None:
-    """An audit log, say."""
-    from django.db.models.signals import post_save
-    from django_celery_beat.models import PeriodicTask
-
-    saved: list[tuple[str, int]] = []
-
-    def note(instance: Any, **_: Any) -> None:
-        saved.append((instance.name, instance.total_run_count))
-
-    dcb.add("ten")
-    post_save.connect(note, sender=PeriodicTask)
-    try:
-        leader = dcb.leader()
-        leader.scheduler._do_sync()
-        dcb.after(leader, 10)
-        leader.scheduler._do_sync()
-    finally:
-        post_save.disconnect(note, sender=PeriodicTask)
-    assert saved == [("ten", 1)]
+    assert names(dcb.fleet.after(leader, 10)) == ["ten"]
 
 
 @on_postgres

@@ -39,19 +39,8 @@ class RedBeatFleet:
         return machine
 
     def leader(self) -> Machine:
-        """Start one more, which takes over from whoever led."""
-        for machine in self.fleet.machines:
-            machine.resign()
-        machine = self.machine()
-        machine.lead()
-        machine.scheduler.tick()
-        return machine
-
-    def after(self, machine: Machine, seconds: float) -> list[dict[str, Any]]:
-        """Let *seconds* pass, tick, and return the headers of what was sent."""
-        self.fleet.wall.advance(seconds)
-        machine.tick_until_idle()
-        return self.fleet.sent()
+        """Start one more, which leads instead of whoever led."""
+        return self.fleet.take_over(self.machine())
 
     def entry(self, name: str) -> Any:
         """Return an entry as it is in Redis."""
@@ -85,11 +74,11 @@ def test_due_entries_are_sent_once_over_a_handover(redbeat: RedBeatFleet) -> Non
     redbeat.fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
     first = redbeat.leader()
     assert redbeat.fleet.sent() == []
-    assert dues(redbeat.after(first, 10)) == [10]
+    assert dues(redbeat.fleet.after(first, 10)) == [10]
     second = redbeat.leader()
     assert redbeat.fleet.sent() == []
-    assert dues(redbeat.after(second, 10)) == [20]
-    assert sorted(each["task"] for each in redbeat.after(second, 10)) == ["t.minute", "t.ten"]
+    assert dues(redbeat.fleet.after(second, 10)) == [20]
+    assert sorted(each["task"] for each in redbeat.fleet.after(second, 10)) == ["t.minute", "t.ten"]
     claims = redbeat.fleet.ledger._claims
     for name, count in (("ten", 3), ("minute", 1)):
         entry = redbeat.entry(name)
@@ -126,7 +115,7 @@ def test_a_leader_that_dies_on_a_tick_neither_loses_nor_doubles_it(
     assert {each["id"] for each in sent} == {claimed.task_id}
     assert len(sent) == (2 if moment == "before confirm" else 1)  # sent again with its id, not knowing better
     assert redbeat.entry("ten").last_run_at == claimed.claimed_at
-    (headers,) = redbeat.after(second, 7)
+    (headers,) = redbeat.fleet.after(second, 7)
     assert dues([headers]) == [10]
     assert redbeat.entry("ten").total_run_count == 2
 
@@ -188,7 +177,7 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(redbeat: RedBeatFleet
         leader.scheduler.tick()
         redbeat.fleet.wall.advance(10)
         leader.scheduler.tick()
-    assert dues(redbeat.after(leader, 0)) == [10, 20]
+    assert dues(redbeat.fleet.after(leader, 0)) == [10, 20]
 
 
 def test_missed_runs_are_made_up_for_at_once(redbeat: RedBeatFleet) -> None:
@@ -198,8 +187,8 @@ def test_missed_runs_are_made_up_for_at_once(redbeat: RedBeatFleet) -> None:
     first.resign()
     redbeat.fleet.wall.advance(35)
     second = redbeat.leader()
-    assert dues(redbeat.after(second, 0)) == [10, 20, 30]
-    assert dues(redbeat.after(second, 5)) == [40]
+    assert dues(redbeat.fleet.after(second, 0)) == [10, 20, 30]
+    assert dues(redbeat.fleet.after(second, 5)) == [40]
 
 
 def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatFleet) -> None:
@@ -211,13 +200,13 @@ def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatFleet) -> None
     app = leader.scheduler.app
     for name in ("new", "kept"):
         RedBeatSchedulerEntry(name, f"t.{name}", schedule(20), last_run_at=START, app=app).save()
-    assert redbeat.after(leader, 19) == []
-    assert sorted(each["task"] for each in redbeat.after(leader, 1)) == ["t.kept", "t.new"]
+    assert redbeat.fleet.after(leader, 19) == []
+    assert sorted(each["task"] for each in redbeat.fleet.after(leader, 1)) == ["t.kept", "t.new"]
     redbeat.entry("new").delete()
     kept = redbeat.entry("kept")
     kept.enabled = False
     kept.save()
-    assert redbeat.after(leader, 60) == []
+    assert redbeat.fleet.after(leader, 60) == []
     kept.enabled = True
     kept.save()
     assert redbeat.fleet.ledger._claims.keys() == {"new", "kept"}
@@ -239,7 +228,7 @@ def test_a_message_is_told_of_once(redbeat: RedBeatFleet, caplog: pytest.LogCapt
         return [line for line in found if "ten" in line and "Stored" not in line]
 
     told()
-    (headers,) = redbeat.after(leader, 10)
+    (headers,) = redbeat.fleet.after(leader, 10)
     assert told() == ["Scheduler: Sending due task ten (t.ten)", f"Scheduler: t.ten sent. id->{headers['id']}"]
     redbeat.fleet.wall.advance(10)
     with broken_broker(leader):
@@ -247,5 +236,5 @@ def test_a_message_is_told_of_once(redbeat: RedBeatFleet, caplog: pytest.LogCapt
     sending, failed = told()
     assert sending == "Scheduler: Sending due task ten (t.ten)"
     assert failed.startswith("Scheduler: Message Error: Couldn't apply scheduled task ten: [Errno 111]")
-    assert len(redbeat.after(leader, 0)) == 1
+    assert len(redbeat.fleet.after(leader, 0)) == 1
     assert told() == ["Scheduler: Sending due task ten (t.ten)"]

@@ -14,9 +14,8 @@ import pytest
 
 from celery_leader.beat.embedded import EmbeddedBeat
 from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
-from tests.chaos.harness import Fleet as Workers
+from tests.chaos.fleet import Fleet as Workers
 from tests.servers import RedisServer
-from tests.waiting import eventually
 
 pytestmark = pytest.mark.bases
 
@@ -38,13 +37,9 @@ def path(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def leading(fleet: Fleet) -> Machine:
     """A machine that leads; whoever led does so no more."""
-    for machine in fleet.machines:
-        machine.resign()
     leader = fleet.machine(BASE)
     leader.scheduler.app.set_current()  # whose clock schedules look at
-    leader.lead()
-    leader.tick_until_idle()
-    return leader
+    return fleet.take_over(leader)
 
 
 def last_runs(path: Path) -> dict[str, tuple[datetime | None, int]]:
@@ -111,12 +106,11 @@ def test_a_worker_that_is_stopped_writes_last_runs(tmp_path: Path) -> None:
     path = tmp_path / "schedule.db"
     with RedisServer() as server:
         conf = {"beat_dburi": f"sqlite:///{path}", "leader_beat_scheduler": BASE, "result_expires": None}
-        workers = Workers(tmp_path, server, server.url, conf=conf)
-        try:
+        with Workers(tmp_path, server, server.url, conf=conf) as workers:
             workers.start("one", "-P", "threads", "-c", "1")
             assert workers.await_ticking_leader() == "one"
             workers.start("two", "-P", "threads", "-c", "1")
-            eventually(lambda: "two@chaos ready" in (tmp_path / "two.log").read_text(), timeout=30)
+            workers.await_ready("two")
             terms = len(workers.evidence().terms())
             begun = workers.signal("one", signal.SIGTERM)
             lasted = workers.await_term(terms) - begun
@@ -125,5 +119,3 @@ def test_a_worker_that_is_stopped_writes_last_runs(tmp_path: Path) -> None:
             claimed = workers.claimed()
             assert 0 < written["second"][1] <= claimed["second"]
             assert lasted < 1.0
-        finally:
-            workers.close()

@@ -156,13 +156,13 @@ def m16m_damaged_claims_stay() -> None:
     Reading.take = lambda self, row, entry, decode, *values: self.claims.update({entry: decode(*values)})
 
 
-@mutant(killer="tests/beat/test_bases.py")  # a world's schedulers send one message a run
+@mutant(killer="tests/beat/test_messages_of_a_run.py")  # a world's schedulers send one message a run
 def m16n_one_id_for_all_messages_of_a_run() -> None:
     """Names every message of a run like the run."""
     message.message_id = lambda task_id, number: task_id
 
 
-@mutant(killer="tests/beat/test_bases.py")
+@mutant(killer="tests/beat/test_messages_of_a_run.py")
 def m16o_trust_is_looked_at_once_a_run() -> None:
     """Sends the rest of a run's messages whoever leads meanwhile."""
     apply_async = LeaderMixin.apply_async

@@ -130,7 +130,7 @@ class Candidate:
             self.spans.append(Span(term.identity, term.fencing_token, self.lock.written, trust.until))
 
 
-class Crowd:
+class Stress:
     """Some candidates of each election; one that was stopped is followed by a new one."""
 
     def __init__(self, source: random.Random) -> None:

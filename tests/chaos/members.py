@@ -1,4 +1,4 @@
-"""Faults that are drawn at random, and what each excuses."""
+"""Three processes of a fleet, what is done to them, drawn at random, and what each fault excuses."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.chaos.harness import LEASE, RETRY, Fleet
+from tests.chaos.fleet import LEASE, RETRY, Fleet
 from tests.chaos.messages import Account, Every, Fault, Minutely, read_messages
 from tests.servers import PostgresServer, RedisServer
-from tests.waiting import eventually
 
 #: The longest until another leads, after a leader is gone without a word, or after the store is back.
 TAKEOVER = LEASE + RETRY * 2.2
@@ -51,15 +51,25 @@ class Members:
         schedule = {**SCHEDULE, "minute": Minutely(self.fleet.utc_offset), **self.deployed()}
         return Account(messages, schedule, self.faults, since, until)
 
+    def report(self, account: Account) -> None:
+        """Print what was seen."""
+        messages = Counter(message.entry.partition("-")[0] for message in account.messages)
+        print(  # noqa: T201  # the figures belong into CI's log
+            f"chaos: {account.until - account.since:.0f} s, terms={len(self.fleet.evidence().terms())} "
+            f"messages={dict(messages)} resent={account.resent()} "
+            f"faults={dict(Counter(fault.kind for fault in self.faults))}"
+        )
+        for fault in self.faults:
+            begun, over = fault.begun - account.since, fault.over - account.since
+            print(f"  {begun:5.1f} s: {fault.kind}, over at {over:.1f} s")  # noqa: T201
+
     def start(self, name: str) -> None:
         """Start one, and wait until it takes part."""
         if self.beats:
             self.fleet.start_beat(name)
             return
-        text = f"{name}@chaos ready"
-        before = self.fleet.times_logged(name, text)
         self.fleet.start(name, *self.options)
-        eventually(lambda: self.fleet.times_logged(name, text) > before, timeout=40, what=f"{name} takes part")
+        self.fleet.await_ready(name)
 
     def leader(self) -> str:
         """Return the name of the leader."""
