@@ -43,7 +43,7 @@ def open_backend(
     if not separator or scheme not in _FACTORIES:
         known = ", ".join(f"{name}://" for name in _FACTORIES)
         raise ConfigurationError(
-            f"leader_backend names no known store: {_redacted(url)!r}. Use one of {known}; for a "
+            f"leader_backend names no known store: {described(url)!r}. Use one of {known}; for a "
             "database of Django's django-db://<alias>."
         )
     path, extra = _FACTORIES[scheme]
@@ -64,9 +64,15 @@ def _load(path: str, scheme: str, extra: str) -> Any:
         ) from error
 
 
-def _redacted(url: object) -> str:
-    """Return what of *url* can be no password: the scheme, or a mere word. Where the rest begins nobody can tell."""
+def described(url: object) -> str:
+    """Return *url* as logs and errors may show it: scheme, hosts and path, without users, passwords and queries.
+
+    Of a URL in which nobody can tell where a password ends only the scheme is left.
+    """
     scheme, separator, rest = str(url).partition("://")
     if not re.fullmatch(r"[\w.+-]{0,30}", scheme):
         return "…"
-    return f"{scheme}{separator}…" if rest else f"{scheme}{separator}"
+    user, _, places = rest.rpartition("@")
+    if set("/?#[];") & set(user):
+        return f"{scheme}{separator}…"
+    return scheme + separator + re.sub(r"[?#].*", "?…", places, flags=re.DOTALL)

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
+from celery_leader.backends.urls import described
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError
 
@@ -64,9 +65,9 @@ def alias_settings(alias: str) -> dict[str, Any]:
         return connections.settings[alias]  # type: ignore[no-any-return]
     except KeyError:
         known = ", ".join(sorted(connections.settings))
-        named = "…" if "@" in alias else shown(alias)  # somebody may take it for a URL with a password
+        named = shown(described(f"django-db://{alias}"))  # somebody may take it for a URL with a password
         raise ConfigurationError(
-            f"django-db://{named} names a database alias that DATABASES does not have. It has: {known}."
+            f"{named} names a database alias that DATABASES does not have. It has: {known}."
         ) from None
     except ImproperlyConfigured as error:
         raise ConfigurationError(f"django-db://{alias} can't be used: {error}") from error

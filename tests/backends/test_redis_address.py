@@ -397,5 +397,5 @@ class TestClusterUrl:
             backend = open_backend(f"rediss+cluster://leader:s3cret@{address}?{query};{HOST}:1")
             lock = backend.lock("default")
             assert lock.create(sample_record()) == lock.get()
-            assert lock.describe() == f"rediss+cluster://{address};{HOST}:1 key {RECORD}"
+            assert lock.describe() == f"rediss+cluster://{address}?… key {RECORD}"
             lock.close()

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
-from typing import Any
+from itertools import cycle
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
@@ -16,8 +16,11 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from celery_leader.backends.redis.cluster import Address, ClusterClient
+from celery_leader.backends.redis.cluster import ClusterClient
+from celery_leader.backends.urls import described
 from celery_leader.exceptions import ConfigurationError
+
+R = TypeVar("R", bound=redis.Redis)
 
 _SENTINEL_PORT = 26379
 _PORT = 6379
@@ -28,7 +31,7 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP
 
 #: Told of each connection that a client opens.
 OnConnection = Callable[[Any], None]
-_Connect = Callable[[OnConnection], Any]
+_Connect = Callable[[OnConnection], redis.Redis]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Place:
     """Where a Redis is.
 
     Attributes:
-        connect: Makes a client for it: a ``redis.Redis`` or a :class:`ClusterClient`. Nothing is connected. It
-            receives a callback that is called with each connection that the client opens.
+        connect: Makes a client for it; nothing is connected. It receives a callback that is called with each
+            connection that the client opens.
         description: What to call it in logs.
         timeout: The longest (seconds) that one call may take.
         is_cluster: Whether there are many nodes, each with its share of the keys.
@@ -60,11 +63,12 @@ def parse(url: str, timeout: float, options: Mapping[str, Any]) -> Place:
     Raises:
         ConfigurationError: The URL can't be read, or an option is missing or unknown.
     """
-    description = _describe(url)
+    description = described(url)
     scheme = url.partition(":")[0]
     read = _sentinel if scheme == "sentinel" else _cluster if scheme.endswith("+cluster") else _plain
     try:
         connect = read(url, timeout, dict(options))
+        connect(lambda _: None).connection_pool.make_connection()  # refuses unknown options, and opens nothing
     except ConfigurationError:
         raise
     except ValueError:  # its text may hold a part of a password
@@ -82,13 +86,7 @@ def _plain(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
     parts.port  # noqa: B018  # raises on a port that is none
     if (database := parts.path.strip("/")) and not database.isdigit():
         raise ValueError("redis-py takes it for database 0")
-    bounded = _bounded(timeout, options)
-
-    def connect(on_connection: OnConnection) -> redis.Redis:
-        return _from_url(url, _telling(on_connection, bounded))
-
-    _try(connect(_nobody))
-    return connect
+    return partial(_from_url, redis.Redis, url, _bounded(timeout, options))
 
 
 def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
@@ -117,7 +115,6 @@ def _sentinel(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
         client: redis.Redis = watch.master_for(master)
         return client
 
-    _try(connect(_nobody))
     return connect
 
 
@@ -126,29 +123,20 @@ def _cluster(url: str, timeout: float, options: dict[str, Any]) -> _Connect:
     parts = _parts(url)
     nodes = [(part.hostname or "localhost", part.port or _PORT) for part in parts]
     if any(part.path.strip("/") not in {"", "0"} for part in parts):
-        raise ConfigurationError(f"leader_backend {_describe(url)} names a database; a Redis Cluster has only 0.")
-    remap: Callable[[Address], Address] = options.pop("address_remap", None) or _same
+        raise ConfigurationError(f"leader_backend {described(url)} names a database; a Redis Cluster has only 0.")
+    remap = options.pop("address_remap", None) or (lambda address: address)
     # What stands before the @ and after the ? of the first node holds for all.
     first = f"{parts[0].scheme.partition('+')[0]}://{url.partition('://')[2].partition(';')[0]}"
     bounded = _bounded(timeout, options)
-    turns = count()
+    turns = cycle(range(len(nodes)))
 
-    def client_of(address: Address, on_connection: OnConnection) -> redis.Redis:
-        client = _from_url(first, _telling(on_connection, bounded))
-        host, port = remap(address)
-        client.connection_pool.connection_kwargs.update(host=host, port=port)
+    def connect(on_connection: OnConnection) -> redis.Redis:
+        client = _from_url(ClusterClient, first, bounded, on_connection)
+        turn = next(turns)  # another one each time: a node that hangs is not asked first for ever
+        client.nodes, client.remap = nodes[turn:] + nodes[:turn], remap
         return client
 
-    def connect(on_connection: OnConnection) -> ClusterClient:
-        turn = next(turns) % len(nodes)  # another one each time: a node that hangs is not asked first for ever
-        return ClusterClient(partial(client_of, on_connection=on_connection), nodes[turn:] + nodes[:turn])
-
-    _try(client_of(nodes[0], _nobody))
     return connect
-
-
-def _same(address: Address) -> Address:
-    return address
 
 
 def _parts(url: str) -> list[SplitResult]:
@@ -173,9 +161,10 @@ def _keepalive() -> dict[str, Any]:
     return {"socket_keepalive": True, "socket_keepalive_options": known}
 
 
-def _from_url(url: str, options: Mapping[str, Any]) -> redis.Redis:
+def _from_url(kind: type[R], url: str, options: Mapping[str, Any], on_connection: OnConnection) -> R:
     """Return a client for *url*, whose query may add to *options* but not change what :func:`_bounded` says."""
-    client: redis.Redis = redis.Redis.from_url(url, **options)
+    options = _telling(on_connection, options)
+    client: R = kind.from_url(url, **options)
     client.connection_pool.connection_kwargs.update({name: options[name] for name in _bounded(0, {})})
     return client
 
@@ -189,32 +178,3 @@ def _telling(on_connection: OnConnection, options: Mapping[str, Any]) -> dict[st
         greet(connection)
 
     return {**options, "redis_connect_func": connected}
-
-
-def _nobody(connection: Any) -> None:
-    """Is told, and does nothing."""
-
-
-def _try(client: redis.Redis) -> None:
-    """Refuse options that a connection does not know. None is opened."""
-    client.connection_pool.make_connection()
-
-
-def _describe(url: str) -> str:
-    """Return *url* without users, passwords and queries; only its scheme where it can't be told which is which."""
-    parts = url.split(";")
-    with_user = [number for number, part in enumerate(parts) if "@" in part]
-    if with_user and any("@" not in part for part in parts[: with_user[-1]]):
-        return f"{url.partition('://')[0]}://…"
-    return ";".join(_described(part) for part in parts)
-
-
-def _described(part: str) -> str:
-    scheme, separator, rest = part.rpartition("://")
-    if set("/?#[]") & set(rest.rpartition("@")[0]):
-        return f"{scheme}{separator}…"
-    try:
-        split = urlsplit(f"//{rest}")
-    except ValueError:  # brackets where no address of IPv6 is
-        return f"{scheme}{separator}…"
-    return f"{scheme}{separator}{split.netloc.rpartition('@')[2]}{split.path}"

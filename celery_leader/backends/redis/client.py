@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from hashlib import sha1
 from importlib import resources
@@ -16,7 +16,6 @@ from redis.exceptions import AuthenticationError, MovedError, NoScriptError, Red
 
 from celery_leader.backends.bounded import Session, SessionThread
 from celery_leader.backends.redis.address import OnConnection, Place
-from celery_leader.backends.redis.cluster import ClusterClient, close
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, RecordDamaged, StoreUnavailable
 
@@ -92,17 +91,10 @@ class RedisClient(Session[Any]):
         Raises:
             StoreUnavailable: There was no answer.
         """
-        with self._answering():
-            client = self.place.connect(on_connection)
-            try:
-                subscription = client.pubsub(ignore_subscribe_messages=True)
-                try:
-                    subscription.subscribe(channel)
-                    yield subscription
-                finally:
-                    subscription.close()
-            finally:
-                _close(client)
+        with self._answering(), closing(self.place.connect(on_connection)) as client:
+            with closing(client.pubsub(ignore_subscribe_messages=True)) as subscription:
+                subscription.subscribe(channel)
+                yield subscription
 
     def is_no_cluster(self) -> ConfigurationError:
         """Return the error that tells how to name a cluster."""
@@ -159,7 +151,7 @@ class _ClientThread(SessionThread[Any]):
         client, self._client = self._client, None
         self._connections.clear()
         if client is not None:
-            _close(client)
+            client.close()
 
     def _opened(self, connection: Any) -> None:
         self._connections.append(connection)
@@ -173,10 +165,6 @@ def _run(client: Any, script: str, words: Sequence[str | bytes], keys: int) -> A
         return client.evalsha(digest, keys, *words)
     except NoScriptError:
         return client.eval(source, keys, *words)
-
-
-def _close(client: Any) -> None:
-    client.close() if isinstance(client, ClusterClient) else close(client)
 
 
 def cut(connection: Any) -> None:

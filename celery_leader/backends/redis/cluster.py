@@ -2,134 +2,85 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
+from redis.client import PubSub
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError
-
-T = TypeVar("T")
 
 Address = tuple[str, int]
 
-#: How many nodes may send a command on to another before it is given up.
+#: How many redirections one command may take. While a slot moves to another node, each command takes two.
 _REDIRECTIONS = 5
+_REDIRECTION = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)")
 
 
-class ClusterClient:
-    """Knows the commands that locks and ledgers need, and sends each to the node that is said to keep its keys.
+class ClusterClient(redis.Redis):
+    """Talks to one node at a time, and follows that node's redirections.
 
-    All keys of an election are in one slot, and so on one node: nothing of the others need be known. redis-py's own
-    client asks for all slots and all commands before its first call (some 50 ms, and rights that an election does not
-    need), tries again what may have been done already, and fails on nodes that keep nothing of ours.
+    All keys of an election share a hash tag, so one node keeps them, and no other need be known. redis-py's
+    ``RedisCluster`` (tried with 5.2 and 8.1) is worse at this: before its first call it asks for all slots and all
+    commands, which takes 50 ms, needs rights that an election does not, and fails for as long as another node hangs;
+    while a slot moves to a node without slots, every call fails; and after a ``MOVED`` it forgets ``address_remap``.
     """
 
-    def __init__(self, connect: Callable[[Address], redis.Redis], nodes: Sequence[Address]) -> None:
-        """Prepare; nothing is connected.
+    #: Nodes to begin with: the first that answers. Empty from the first command on.
+    nodes: Sequence[Address]
+    #: Returns the address at which this process reaches a node, from the one that the nodes use.
+    remap: Callable[[Address], Address]
+    _address: Address
 
-        Args:
-            connect: Makes a client for one node.
-            nodes: Those to begin with, the first that answers.
-        """
-        self._connect = connect
-        self._nodes = nodes
-        self._address: Address | None = None
-        self._client: redis.Redis | None = None
-
-    def get(self, key: str) -> Any:
-        """See :meth:`redis.Redis.get`."""
-        return self._follow(lambda client: client.get(key))
-
-    def evalsha(self, digest: str, count: int, *words: str | bytes) -> Any:
-        """See :meth:`redis.Redis.evalsha`."""
-        return self._follow(lambda client: client.evalsha(digest, count, *words))
-
-    def eval(self, source: str, count: int, *words: str | bytes) -> Any:
-        """See :meth:`redis.Redis.eval`."""
-        return self._follow(lambda client: client.eval(source, count, *words))
-
-    def config_get(self, name: str) -> Any:
-        """See :meth:`redis.Redis.config_get`; any node's."""
-        return self._current().config_get(name)
-
-    def info(self, section: str) -> Any:
-        """See :meth:`redis.Redis.info`; any node's."""
-        return self._current().info(section)
-
-    def pubsub(self, **options: Any) -> Any:
-        """See :meth:`redis.Redis.pubsub`. Each node hears what is published at any."""
-        return self._current().pubsub(**options)
-
-    def close(self) -> None:
-        """Close the connection."""
-        client, self._client = self._client, None
-        if client is not None:
-            close(client)
-
-    def _follow(self, work: Callable[[Any], T]) -> T:
-        """Do *work* with the node that answers for its keys. A node that sends it on has not done it."""
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """See :meth:`redis.Redis.execute_command`. A node that redirects a command has not executed it."""
+        self._join()
+        is_asking = False
         for _ in range(_REDIRECTIONS):
             try:
-                return work(self._current())
+                if is_asking:  # the slot is on its way to this node, which takes no command for it without this
+                    super().execute_command("ASKING")
+                return super().execute_command(*args, **options)
             except ResponseError as error:
-                kind, address = self._redirection(error)
-            if kind == "ASK":  # for this once: the key is on its way there
-                return self._ask(address, work)
+                is_asking = self._follow(error) == "ASK"
+        raise RedisError(f"the nodes redirected a command {_REDIRECTIONS} times, the last time to {self._address}")
+
+    def pubsub(self, **options: Any) -> PubSub:
+        """See :meth:`redis.Redis.pubsub`. Each node hears what is published at any."""
+        self._join()
+        return super().pubsub(**options)
+
+    def _join(self) -> None:
+        nodes, self.nodes = self.nodes, ()
+        for address in nodes:
             self._go_to(address)
-        raise RedisError(f"the nodes sent a command on {_REDIRECTIONS} times, the last time to {address}")
+            if self._answers():
+                return
 
-    def _redirection(self, error: ResponseError) -> tuple[str, Address]:
-        """Return what *error* says of where to go; raise it if it says something else."""
+    def _follow(self, error: ResponseError) -> str:
+        """Go to the node that *error* names, and return its first word; raise it if it is no redirection."""
+        text = str(error)  # redis-py 5 has all of "MOVED 3999 127.0.0.1:6381" there, later ones not the first word
         if isinstance(error, AskError):
-            kind, host, port = "MOVED" if isinstance(error, MovedError) else "ASK", error.host, int(error.port)
-        else:  # redis-py 5 leaves it to the text: "MOVED 3999 127.0.0.1:6381"
-            kind, _, rest = str(error).partition(" ")
-            if kind not in {"MOVED", "ASK"}:
-                raise error
-            host, _, digits = rest.partition(" ")[2].rpartition(":")
-            port = int(digits)
-        # No host means: the one that you asked.
-        return kind, (host or (self._address[0] if self._address else ""), port)
+            text = f"{'MOVED' if isinstance(error, MovedError) else 'ASK'} {text}"
+        if not (redirection := _REDIRECTION.fullmatch(text)):
+            raise error
+        kind, host, port = redirection.groups()
+        self._go_to((host or self._address[0], int(port)))  # no host means: the one that was asked
+        return kind
 
-    def _ask(self, address: Address, work: Callable[[Any], T]) -> T:
-        client = self._connect(address)
+    def _go_to(self, address: Address) -> None:
+        self._address = address
+        host, port = self.remap(address)
+        pool = self.connection_pool
+        pool.disconnect()
+        pool.reset()  # or it would open the same connections again
+        pool.connection_kwargs.update(host=host, port=port)
+
+    def _answers(self) -> bool:
         try:
-            with client.pipeline(transaction=False) as pipeline:
-                pipeline.execute_command("ASKING")
-                work(pipeline)
-                answer: T = pipeline.execute()[-1]
-                return answer
-        finally:
-            close(client)
-
-    def _current(self) -> redis.Redis:
-        """Return the client of the node that answered last, or of the first that answers."""
-        if self._client is not None:
-            return self._client
-        for address in self._nodes:
-            client = self._go_to(address)
-            if _answers(client):
-                break
-        return client
-
-    def _go_to(self, address: Address) -> redis.Redis:
-        self.close()
-        self._address, self._client = address, self._connect(address)
-        return self._client
-
-
-def _answers(client: redis.Redis) -> bool:
-    """Return whether a node is there, before it is sent what must not be sent twice."""
-    try:
-        client.ping()
-    except ResponseError:  # PING may be forbidden
+            self.ping()
+        except ResponseError:  # PING may be forbidden
+            return True
+        except (RedisError, OSError):
+            return False
         return True
-    except (RedisError, OSError):
-        return False
-    return True
-
-
-def close(client: redis.Redis) -> None:
-    """Close all connections of *client*."""
-    client.close()
-    client.connection_pool.disconnect()
