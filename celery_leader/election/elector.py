@@ -25,7 +25,6 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
 
 from celery_leader.election.alarm import in_words
 from celery_leader.election.candidacy import Candidacy
@@ -37,8 +36,8 @@ from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
 from celery_leader.election.reports import Reports
-from celery_leader.election.term import StopReason, Term, Trust, next_token
-from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
+from celery_leader.election.term import StopReason, Term, Trust
+from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -82,15 +81,15 @@ class LeaderElector:
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
         takeover = config.lease_duration + config.retry_period * (1 + config.jitter_factor)
-        self._reports = Reports(config, lock.describe(), observers, patience=takeover)
+        place = lock.describe()
+        self._reports = Reports(config, place, observers, patience=takeover)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
-        self._observed: Observation | None = None
+        self._observed = Observation(config, self._clock, place)
         self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
-        self._highest_token = 0  # seen, or sent
         self._cause = ""  # of the term, when it is no hand-over
 
     # -- questions ---------------------------------------------------------------------------------------------
@@ -113,16 +112,9 @@ class LeaderElector:
         trust = self.trust
         return trust.term if trust else None
 
-    @property
-    def observed_record(self) -> ElectionRecord | None:
-        """The record as this candidate last saw or wrote it."""
-        observed = self._observed
-        return observed.stored.record if observed else None
-
     def get_leader(self) -> str:
         """Return the last observed holder, empty when nobody held the lease. It may have expired since."""
-        record = self.observed_record
-        return record.holder_identity if record else ""
+        return self._observed.holder
 
     @property
     def trouble(self) -> str:
@@ -158,7 +150,7 @@ class LeaderElector:
         if trust := self.trust:
             return min(self.config.retry_period, max(0.0, trust.until - self._clock.monotonic()))
         delay = self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
-        if (left := self._lease_left()) > 0:  # sleeping past its end would cost up to a whole poll more
+        if (left := self._observed.lease_left()) > 0:  # sleeping past its end would cost up to a whole poll more
             return min(delay, left + self.config.retry_period * self._random.uniform(0, TAKEOVER_SPREAD))
         return delay
 
@@ -180,19 +172,9 @@ class LeaderElector:
             self._reports.leads(self.get_leader())
             return False
         won = stored is not None and self._settle(stored, started)
-        self._report_answer()
+        is_led = self._trust is not None or self._observed.lease_left() > 0
+        self._reports.answered(self._observed.record, self.candidacy, self._clock.monotonic(), is_led=is_led)
         return won
-
-    def _report_answer(self) -> None:
-        """Report what the store's answer means: who leads, or that nobody does."""
-        now = self._clock.monotonic()
-        self._reports.answered(now)
-        self._reports.leads(self.get_leader())
-        self._reports.shares_record(self._other_deployment(), now)
-        if self._trust or self._lease_left() > 0:
-            self._reports.led(now)
-        else:
-            self._reports.leaderless(self.candidacy, now)
 
     def release(self) -> bool:
         """End the term and give the lease back, so that a follower may take it at once.
@@ -205,12 +187,12 @@ class LeaderElector:
         if self._is_copy():
             return False
         self._end_if_expired(self._clock.monotonic())
-        term, trust, observed = self._term, self._trust, self._observed
+        term, trust = self._term, self._trust
         self._forget()
         if term is None:
             return False
         try:
-            return self._write_release(term, observed.stored if trust and observed else None)
+            return self._write_release(term, self._observed.stored if trust else None)
         finally:
             if trust:
                 self._reports.stopped(term, StopReason.RELEASED)
@@ -234,9 +216,10 @@ class LeaderElector:
         if self.candidacy is Candidacy.OBSERVE:
             self._only_look()
             return None
-        if self._trust and self._observed and self._is_mine(self._observed.stored.record):
+        known = self._observed.stored
+        if self._trust and known and self._is_mine(known.record):
             try:
-                return self._renew(self._observed.stored)
+                return self._renew(known)
             except RecordConflict:
                 pass  # somebody wrote: look who
         try:
@@ -251,10 +234,10 @@ class LeaderElector:
 
     def _why_taken_over(self, record: ElectionRecord) -> str:
         """Return why the lease in *record* may be taken over; empty when its holder gave it back."""
-        if not record.holder_identity or self._observed is None:
+        if not record.holder_identity:
             return ""
-        silent = self._clock.monotonic() - self._observed.since
-        return f"it took over from {shown(record.holder_identity)}, which has not renewed for {in_words(silent)}"
+        silent = in_words(self._observed.age())
+        return f"it took over from {shown(record.holder_identity)}, which has not renewed for {silent}"
 
     def _only_look(self) -> None:
         with contextlib.suppress(RecordNotFound):
@@ -263,7 +246,7 @@ class LeaderElector:
     def _look(self) -> StoredRecord:
         """Read the record. One that names somebody else, or another term of mine, ends my term."""
         stored = self.lock.get()
-        self._observe(stored)
+        self._observed.note(stored)
         if not self._is_mine(stored.record):
             holder = shown(stored.record.holder_identity) or "nobody"
             self._end(StopReason.LOST, f"the record names {holder} (token {stored.record.fencing_token})")
@@ -278,7 +261,7 @@ class LeaderElector:
         The store lost its data, which ends nobody's trust. A leader puts its record back; a candidate that knows of a
         live lease waits it out.
         """
-        known = self.observed_record
+        known = self._observed.record
         if self._trust and known:
             return self._write(self._mine(known), None)
         if self._is_taken(is_gone=True):
@@ -288,7 +271,7 @@ class LeaderElector:
 
     def _write_new_term(self, transitions: int, previous: StoredRecord | None, cause: str = "") -> StoredRecord:
         now = self._clock.utcnow()
-        token = self._highest_token = self._new_token(now, previous)
+        token = self._observed.highest_token = self._observed.next_token(now, is_gone=previous is None)
         self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
         self._cause = cause
         transitions = min(transitions, TOO_MANY - 1)
@@ -298,22 +281,6 @@ class LeaderElector:
         except RecordConflict:
             self._term = None
             raise
-
-    def _new_token(self, now: datetime, previous: StoredRecord | None) -> int:
-        """Return the next term's token. A record that left no room for one is forgotten once it is gone.
-
-        Raises:
-            RecordDamaged: The record leaves no room for another token.
-        """
-        token = next_token(self._highest_token, now)
-        if token < TOO_MANY:
-            return token
-        if previous is None:
-            return next_token(0, now)
-        raise RecordDamaged(
-            f"{self.lock.describe()}: the token {self._highest_token} leaves no room for the next one. "
-            "Delete the record; the election then goes on"
-        )
 
     def _mine(self, record: ElectionRecord) -> ElectionRecord:
         """Return *record* with what every write of a leader sets."""
@@ -354,7 +321,7 @@ class LeaderElector:
                 previous = previous or self._look()
                 if not term.holds(previous.record):
                     return False
-                self._observe(self._write(previous.record.released(self._write_times.next()), previous))
+                self._observed.note(self._write(previous.record.released(self._write_times.next()), previous))
                 return True
             except RecordNotFound:
                 return False
@@ -374,49 +341,19 @@ class LeaderElector:
     def _is_mine(self, record: ElectionRecord) -> bool:
         return self._term is not None and self._term.holds(record)
 
-    def _other_deployment(self) -> str:
-        """Return the deployment that holds the record instead of mine, empty when none does."""
-        record = self.observed_record
-        theirs = record.deployment if record and record.holder_identity else ""
-        return theirs if self.config.deployment and theirs != self.config.deployment else ""
-
     def _is_taken(self, *, is_gone: bool = False) -> bool:
         """Return whether this candidate must leave the record to its holder, or may not take it at all.
 
         Args:
             is_gone: The record was there and has vanished.
         """
-        return self.candidacy is not Candidacy.CONTEND or self._lease_left(is_gone=is_gone) > 0
-
-    def _lease_left(self, *, is_gone: bool = False) -> float:
-        """Return for how many seconds more the record must be left to its holder, at most 0 when it need not be."""
-        if self._observed is None:
-            return 0.0
-        now = self._clock.monotonic()
-        return self._observed.lease_left(now, own_lease=self.config.lease_duration, is_gone=is_gone)
-
-    def _observe(self, stored: StoredRecord) -> None:
-        """Remember what the store holds; its age starts anew when it changed, at a moment after the change."""
-        self._highest_token = max(self._highest_token, stored.record.fencing_token)
-        if self._observed is None or self._observed.stored != stored:
-            known = self.observed_record
-            self._observed = Observation(stored, self._clock.monotonic())
-            if known is None or known.lease_duration != stored.record.lease_duration:
-                self._warn_of_lease(self._observed)
-
-    def _warn_of_lease(self, observed: Observation) -> None:
-        if observed.asks_too_much(self.config.lease_duration):
-            record = observed.stored.record
-            logger.warning("Election %r: the record of %s asks for a lease of %.0f s. Nobody takes over before it has "
-                           "been unchanged for so long. If that is not meant, delete the record: %s",
-                           self.config.name, shown(record.holder_identity), record.lease_duration, self.lock.describe(),
-                           )  # fmt: skip
+        return self.candidacy is not Candidacy.CONTEND or self._observed.lease_left(is_gone=is_gone) > 0
 
     # -- terms -------------------------------------------------------------------------------------------------
 
     def _settle(self, stored: StoredRecord, started: float) -> bool:
         """Begin or prolong the trust that a write which began at *started* gives; no trust if it took too long."""
-        self._observe(stored)
+        self._observed.note(stored)
         until = started + self.config.renew_deadline
         if (overdue := self._clock.monotonic() - until) >= 0 or self._term is None:
             self._end(StopReason.EXPIRED, self._reports.why_expired(overdue))

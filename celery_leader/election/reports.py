@@ -10,6 +10,7 @@ from celery_leader.election.candidacy import Candidacy
 from celery_leader.election.config import ElectionConfig
 from celery_leader.election.limits import shown
 from celery_leader.election.observers import Observer, Observers
+from celery_leader.election.record import ElectionRecord
 from celery_leader.election.term import StopReason, Term, Trust
 from celery_leader.exceptions import RecordDamaged, StoreUnavailable
 
@@ -108,20 +109,31 @@ class Reports:
                        self._election, self._identity, complaint)  # fmt: skip
         self._complaint = complaint
 
-    def answered(self, now: float) -> None:
-        """The store answered at *now*."""
+    def answered(self, record: ElectionRecord | None, candidacy: Candidacy, now: float, *, is_led: bool) -> None:
+        """The store answered at *now*.
+
+        Args:
+            record: What it holds, as far as this candidate has seen.
+            candidacy: How far this candidate could go.
+            now: Monotonic seconds.
+            is_led: Whether somebody leads, as far as this candidate can tell.
+        """
         self._complaint = ""
         if (lasted := self._silent_store.over(now)) is not None:
             logger.warning("Election %r: %s answers again after %s", self._election, self._store, in_words(lasted))
+        self.leads(record.holder_identity if record else "")
+        self._shares_record(record, now)
+        if is_led:
+            self._led(now)
+        else:
+            self._leaderless(candidacy, now)
 
-    def led(self, now: float) -> None:
-        """Somebody leads at *now*, as far as this candidate can tell."""
+    def _led(self, now: float) -> None:
         if (lasted := self._no_leader.over(now)) is not None:
             logger.warning("Election %r: %s leads after nobody had led for %s",
                            self._election, shown(self._leader), in_words(lasted))  # fmt: skip
 
-    def leaderless(self, candidacy: Candidacy, now: float) -> None:
-        """Nobody leads at *now*, and this candidate did not get the lease either."""
+    def _leaderless(self, candidacy: Candidacy, now: float) -> None:
         if (lasted := self._no_leader.due(now)) is not None:
             logger.error(
                 "Election %r: nobody has led for %s: periodic tasks are NOT sent and guarded tasks wait. "
@@ -129,16 +141,17 @@ class Reports:
                 self._election, in_words(lasted), self._identity, _WHY_NOT[candidacy],
             )  # fmt: skip
 
-    def shares_record(self, deployment: str, now: float) -> None:
-        """*deployment*, another than ours, holds the record at *now*; empty when none does."""
-        if not deployment:
+    def _shares_record(self, record: ElectionRecord | None, now: float) -> None:
+        """Complain while another deployment holds the record."""
+        theirs = record.deployment if record and record.holder_identity else ""
+        if not self._deployment or theirs in {"", self._deployment}:
             self._shared_record.over(now)
         elif self._shared_record.due(now) is not None:
             logger.error(
                 "Election %r: its record in %s is held by %s, which belongs to another deployment: %s. This one is %s. "
                 "Two deployments under one key are led as one, and the schedule of one is NOT sent. Give each its own "
                 "leader_key_prefix; if they are one deployment, give its workers the same leader_key_prefix.",
-                self._election, self._store, shown(self._leader), shown(deployment), self._deployment,
+                self._election, self._store, shown(self._leader), shown(theirs), self._deployment,
             )  # fmt: skip
 
     def _log(self, level: int, what: str, term: Term) -> None:

@@ -147,7 +147,7 @@ def test_nobody_waits_for_a_store_that_hangs(threads: Make, moment: str) -> None
     elector, answered = thread.elector, []
     requests = [
         elector.is_leader, elector.check, elector.get_leader, lambda: elector.term, lambda: elector.trust,
-        lambda: elector.observed_record, lambda: thread.is_alive, lambda: elector.join_observers(0),
+        lambda: thread.is_alive, lambda: elector.join_observers(0),
         thread.start, thread.wake, thread.resign, thread.drain, lambda: thread.stop(0),
     ]  # fmt: skip
 
