@@ -66,17 +66,18 @@ class LeaderElector:
         """Make a follower that has observed nothing yet.
 
         Args:
-            config: Names, durations.
+            config: Names and durations.
             lock: The record's place.
             clock: The machine's clocks when omitted.
-            observers: Told of terms in order, from a queue; see :class:`~celery_leader.election.observers.Observer`.
+            observers: Notified of terms in order, from a queue each; see
+                :class:`~celery_leader.election.observers.Observer`.
             publish: Called with the trust at each of its changes, on the elector's thread and *before* a lease is
                 given back. It must neither block nor raise.
             random_source: Where the jitter comes from.
         """
         self.config = config
         self.lock = lock
-        #: May be assigned from any thread; the next attempt goes by it.
+        #: How far the next attempt may go. Any thread may assign it.
         self.candidacy = Candidacy.CONTEND
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
@@ -87,10 +88,10 @@ class LeaderElector:
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
         self._observed = Observation(config, self._clock, place)
-        self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
+        self._term: Term | None = None  # mine, or perhaps mine: a write for it had no answer
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
-        self._cause = ""  # of the term, when it is no hand-over
+        self._cause = ""  # why the term began, unless by a hand-over
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class LeaderElector:
 
     @property
     def trust(self) -> Trust | None:
-        """The belief "I lead" if it still holds at this moment, else None. None in a forked child."""
+        """The belief "I lead" while it lasts, else None; always None in a forked child."""
         trust = self._trust
         if trust is None or self._clock.monotonic() >= trust.until or self._is_copy():
             return None
@@ -108,7 +109,7 @@ class LeaderElector:
 
     @property
     def term(self) -> Term | None:
-        """The term that this process leads in at this moment."""
+        """The term in which this process leads at this moment."""
         trust = self.trust
         return trust.term if trust else None
 
@@ -125,7 +126,7 @@ class LeaderElector:
         """Complain when a held lease is no longer renewed. A follower is healthy.
 
         Args:
-            max_tolerable_expired_lease: Seconds past the lease's end that are still no reason to complain.
+            max_tolerable_expired_lease: How many seconds after the end of the lease are tolerated.
 
         Raises:
             LeaseExpired: The last renewal is older than the lease plus the tolerance.
@@ -144,13 +145,13 @@ class LeaderElector:
     # -- actions -----------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Make one attempt and return after how many seconds the next is due. Raises nothing that a store raises."""
+        """Make one attempt and return after how many seconds the next is due. Errors of the store are logged."""
         if self.try_acquire_or_renew():
             return self.config.retry_period
         if trust := self.trust:
             return min(self.config.retry_period, max(0.0, trust.until - self._clock.monotonic()))
         delay = self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
-        if (left := self._observed.lease_left()) > 0:  # sleeping past its end would cost up to a whole poll more
+        if (left := self._observed.lease_left()) > 0:  # a look after its end could be late by a whole poll
             return min(delay, left + self.config.retry_period * self._random.uniform(0, TAKEOVER_SPREAD))
         return delay
 
@@ -167,6 +168,9 @@ class LeaderElector:
         self._end_if_expired(started)
         try:
             stored = self._attempt()
+        except RecordConflict as conflict:
+            logger.debug("Election %r: another candidate was faster: %s", self.config.name, conflict)
+            stored = None
         except StoreUnavailable as error:
             self._reports.failed(error, self.trust, self._clock.monotonic())
             self._reports.leads(self.get_leader())
@@ -205,23 +209,17 @@ class LeaderElector:
     # -- one attempt -------------------------------------------------------------------------------------------
 
     def _attempt(self) -> StoredRecord | None:
-        """Write what the rules allow; return what the store then holds, or None when it is not ours to write."""
-        try:
-            return self._write_by_the_rules()
-        except RecordConflict as conflict:
-            logger.debug("Election %r: another candidate was faster: %s", self.config.name, conflict)
-            return None
-
-    def _write_by_the_rules(self) -> StoredRecord | None:
+        """Write what the rules allow, and return it as the store holds it; None when they allow no write."""
         if self.candidacy is Candidacy.OBSERVE:
-            self._only_look()
+            with contextlib.suppress(RecordNotFound):
+                self._look()
             return None
         known = self._observed.stored
         if self._trust and known and self._is_mine(known.record):
             try:
                 return self._renew(known)
             except RecordConflict:
-                pass  # somebody wrote: look who
+                pass  # somebody wrote: the look shows who
         try:
             seen = self._look()
         except RecordNotFound:
@@ -239,12 +237,8 @@ class LeaderElector:
         silent = in_words(self._observed.age())
         return f"it took over from {shown(record.holder_identity)}, which has not renewed for {silent}"
 
-    def _only_look(self) -> None:
-        with contextlib.suppress(RecordNotFound):
-            self._look()
-
     def _look(self) -> StoredRecord:
-        """Read the record. One that names somebody else, or another term of mine, ends my term."""
+        """Read the record. A record that names somebody else, or another term of mine, ends my term."""
         stored = self.lock.get()
         self._observed.note(stored)
         if not self._is_mine(stored.record):
@@ -256,7 +250,7 @@ class LeaderElector:
         return self._write(self._mine(previous.record), previous)
 
     def _replace_vanished(self) -> StoredRecord | None:
-        """Create the record that is not there, unless somebody may still trust what was there.
+        """Create the record, which is not there, unless somebody may still trust the one that was.
 
         The store lost its data, which ends nobody's trust. A leader puts its record back; a candidate that knows of a
         live lease waits it out.
@@ -271,7 +265,7 @@ class LeaderElector:
 
     def _write_new_term(self, transitions: int, previous: StoredRecord | None, cause: str = "") -> StoredRecord:
         now = self._clock.utcnow()
-        token = self._observed.highest_token = self._observed.next_token(now, is_gone=previous is None)
+        token = self._observed.next_token(now, is_gone=previous is None)
         self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
         self._cause = cause
         transitions = min(transitions, TOO_MANY - 1)
@@ -283,7 +277,7 @@ class LeaderElector:
             raise
 
     def _mine(self, record: ElectionRecord) -> ElectionRecord:
-        """Return *record* with what every write of a leader sets."""
+        """Return *record* with the fields that every write of a leader sets."""
         return replace(
             record,
             holder_identity=self.config.identity,
@@ -301,10 +295,10 @@ class LeaderElector:
     def _read_back(
         self, record: ElectionRecord, previous: StoredRecord | None, error: StoreUnavailable
     ) -> StoredRecord:
-        """Find out whether a write without an answer happened: only if the store holds it, and did not before.
+        """Find out whether a write without an answer happened: the store holds it now, and did not before.
 
-        Our name and token alone don't tell: an earlier renewal's record has them too, and followers measure from
-        that one.
+        Our name and token don't prove it: the record of an earlier renewal has them too, and followers may measure
+        the age of that one.
         """
         try:
             stored = self._look()
@@ -315,7 +309,7 @@ class LeaderElector:
         return stored
 
     def _write_release(self, term: Term, previous: StoredRecord | None) -> bool:
-        """Blank the record if it is *term*'s; look first when it isn't known what the store holds."""
+        """Blank the record if it is *term*'s. A look comes first unless *previous* is what the store holds."""
         for _ in range(2):
             try:
                 previous = previous or self._look()
@@ -335,14 +329,14 @@ class LeaderElector:
     # -- what is known -----------------------------------------------------------------------------------------
 
     def _is_copy(self) -> bool:
-        """Return whether this is a forked child: what it inherited is its parent's to act on."""
+        """Return whether this is a forked child: only its parent may act on what it inherited."""
         return os.getpid() != self._pid
 
     def _is_mine(self, record: ElectionRecord) -> bool:
         return self._term is not None and self._term.holds(record)
 
     def _is_taken(self, *, is_gone: bool = False) -> bool:
-        """Return whether this candidate must leave the record to its holder, or may not take it at all.
+        """Return whether this candidate must leave the record to its holder, or must not contend at all.
 
         Args:
             is_gone: The record was there and has vanished.
@@ -352,7 +346,7 @@ class LeaderElector:
     # -- terms -------------------------------------------------------------------------------------------------
 
     def _settle(self, stored: StoredRecord, started: float) -> bool:
-        """Begin or prolong the trust that a write which began at *started* gives; no trust if it took too long."""
+        """Begin or prolong the trust: a write that began at *started* succeeded. One that took too long gives none."""
         self._observed.note(stored)
         until = started + self.config.renew_deadline
         if (overdue := self._clock.monotonic() - until) >= 0 or self._term is None:
@@ -366,11 +360,11 @@ class LeaderElector:
         return True
 
     def _end_if_expired(self, now: float) -> None:
-        """End a trust whose time is over, and forget a term that no answer gave me in that time.
+        """End a trust whose time is over, and forget a term that no answer confirmed in that time.
 
-        Others may have led since, even if the store, rolled back, shows my record: their tokens are greater. By their
-        clocks a lease is over no sooner than the deadline is by mine, counted from the first write, which may be
-        the only one that happened.
+        Others may have led since, with greater tokens, even if a store that was rolled back shows my record again. By
+        their clocks a lease ends no sooner than the deadline by mine. The deadline counts from the first write, which
+        may be the only one that happened.
         """
         if self._trust and now >= self._trust.until:
             self._end(StopReason.EXPIRED, self._reports.why_expired(now - self._trust.until))

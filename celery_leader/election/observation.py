@@ -86,7 +86,7 @@ class Observation:
         return lease - self.age()
 
     def next_token(self, now: datetime, *, is_gone: bool) -> int:
-        """Return the token of the next term. A record that leaves no room for one is forgotten once it is gone.
+        """Return the token of the next term, greater than all before. A token without a successor ends with its record.
 
         Args:
             now: The wall clock's time.
@@ -96,14 +96,15 @@ class Observation:
             RecordDamaged: The record leaves no room for another token.
         """
         token = next_token(self.highest_token, now)
-        if token < TOO_MANY:
-            return token
-        if is_gone:
-            return next_token(0, now)
-        raise RecordDamaged(
-            f"{self._place}: the token {self.highest_token} leaves no room for the next one. "
-            "Delete the record; the election then goes on"
-        )
+        if token >= TOO_MANY and is_gone:
+            token = next_token(0, now)
+        if token >= TOO_MANY:
+            raise RecordDamaged(
+                f"{self._place}: the token {self.highest_token} leaves no room for the next one. "
+                "Delete the record; the election then goes on"
+            )
+        self.highest_token = token
+        return token
 
     def _asks_too_much(self, record: ElectionRecord) -> bool:
         """Return whether nobody can have meant the lease of *record*."""

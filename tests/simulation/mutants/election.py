@@ -312,6 +312,7 @@ def m28_last_token_outlives_its_record() -> None:
         token = next_token(self.highest_token, now)
         if token >= TOO_MANY:
             raise RecordDamaged("no room for another token")
+        self.highest_token = token
         return token
 
     Observation.next_token = following
