@@ -1,4 +1,4 @@
-"""What a candidate says: to its observers, and in the log."""
+"""What a candidate reports: to its observers, and in the log."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ logger = logging.getLogger(__name__)
 
 _WHY_NOT = {
     Candidacy.CONTEND: "other candidates changed the record at each of its attempts",
-    Candidacy.HOLD: "it is stopping, or stands back after it gave the lease away",
+    Candidacy.HOLD: "it is stopping, or stands back after it released the lease",
     Candidacy.OBSERVE: "its consumer is not connected to the broker, its main loop stands still, "
     "or leader_eligible is False",
 }
 
 
 class Reports:
-    """One candidate's. A change is said once, a wrong state once a minute while it lasts.
+    """The reports of one candidate. It reports a change once, and a wrong state once a minute while it lasts.
 
     All times are seconds of the elector's monotonic clock.
     """
 
     def __init__(self, config: ElectionConfig, store: str, observers: Iterable[Observer], *, patience: float) -> None:
-        """Report of one candidate.
+        """Begin with nothing to report.
 
         Args:
             config: Names the election, the candidate and its deployment.
             store: Where the record lives, without passwords.
-            observers: They are notified in this order.
-            patience: How long (seconds) an election may be without a leader in the course of things.
+            observers: The observers to notify.
+            patience: How long (seconds) an ordinary takeover may leave an election without a leader.
         """
         self.observers = Observers(observers)
         self._election = config.name
@@ -52,34 +52,32 @@ class Reports:
 
     @property
     def trouble(self) -> str:
-        """Why this candidate can't take part at the moment, in the words of the store's error; empty when it can."""
+        """Why this candidate can't take part at the moment: the store's last error. Empty when it can."""
         return self._complaint
 
     # -- terms -------------------------------------------------------------------------------------------------
 
     def started(self, term: Term, cause: str = "") -> None:
-        """*term* began. A *cause* says why it is no hand-over: an operator should know."""
+        """*term* began. A *cause* says why: it was no hand-over, and an operator should know."""
         level = logging.WARNING if cause else logging.INFO
         self._log(level, f"started leading: {cause}" if cause else "started leading", term)
         self.observers.tell("started", term)
 
     def stopped(self, term: Term, reason: StopReason, detail: str = "") -> None:
-        """*term*, which had begun, ended for *reason*; *detail* says it in plain words."""
+        """*term*, which had begun, ended for *reason*; *detail* explains it in plain words."""
         level = logging.INFO if reason is StopReason.RELEASED else logging.WARNING
         self._log(level, f"stopped leading ({reason}): {detail}" if detail else f"stopped leading ({reason})", term)
         self.observers.tell("stopped", term, reason)
 
     def why_expired(self, overdue: float) -> str:
         """Return why a trust ran out, *overdue* seconds ago."""
+        why = "this process stood still or the store answered too late"
         if self._complaint:
-            return f"its trust ran out {in_words(overdue)} ago, because no renewal succeeded ({self._complaint})"
-        return (
-            f"its trust ran out {in_words(overdue)} ago, because this process stood still or the store answered too "
-            "late"
-        )
+            why = f"no renewal succeeded ({self._complaint})"
+        return f"its trust ran out {in_words(overdue)} ago, because {why}"
 
     def leads(self, identity: str) -> None:
-        """*identity* is the observed holder, empty when nobody is."""
+        """*identity* is the observed holder; empty when there is none."""
         if identity == self._leader:
             return
         self._leader = identity
@@ -90,7 +88,7 @@ class Reports:
     # -- wrong states ------------------------------------------------------------------------------------------
 
     def failed(self, error: StoreUnavailable, trust: Trust | None, now: float) -> None:
-        """The store did not answer at *now*. A leader says each time how much of its *trust* is left."""
+        """The store did not answer at *now*. A leader reports each time how much of its *trust* is left."""
         complaint = f"{type(error).__name__}: {error}"
         lasted = self._silent_store.due(now)
         if trust:
@@ -99,7 +97,7 @@ class Reports:
         elif lasted is not None:
             cure = "" if isinstance(error, RecordDamaged) else " Start the store, or correct leader_backend."
             logger.error(
-                "Election %r: %s has not been able to take part for %s: %s. While no candidate is, nobody leads: "
+                "Election %r: %s has not been able to take part for %s: %s. While no candidate can, nobody leads: "
                 "periodic tasks are NOT sent and guarded tasks wait.%s",
                 self._election, self._identity, in_words(lasted), str(error).rstrip("."), cure,
             )  # fmt: skip
@@ -113,7 +111,7 @@ class Reports:
         """The store answered at *now*.
 
         Args:
-            record: What it holds, as far as this candidate has seen.
+            record: The record as this candidate last saw it.
             candidacy: How far this candidate could go.
             now: Monotonic seconds.
             is_led: Whether somebody leads, as far as this candidate can tell.
