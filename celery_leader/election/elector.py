@@ -25,7 +25,6 @@ import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import datetime
 
 from celery_leader.election.alarm import in_words
 from celery_leader.election.candidacy import Candidacy
@@ -37,8 +36,8 @@ from celery_leader.election.observation import Observation
 from celery_leader.election.observers import Observer
 from celery_leader.election.record import ElectionRecord
 from celery_leader.election.reports import Reports
-from celery_leader.election.term import StopReason, Term, Trust, next_token
-from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
+from celery_leader.election.term import StopReason, Term, Trust
+from celery_leader.exceptions import LeaseExpired, RecordConflict, RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -67,31 +66,32 @@ class LeaderElector:
         """Make a follower that has observed nothing yet.
 
         Args:
-            config: Names, durations.
+            config: Names and durations.
             lock: The record's place.
             clock: The machine's clocks when omitted.
-            observers: Told of terms in order, from a queue; see :class:`~celery_leader.election.observers.Observer`.
+            observers: Notified of terms in order, from a queue each; see
+                :class:`~celery_leader.election.observers.Observer`.
             publish: Called with the trust at each of its changes, on the elector's thread and *before* a lease is
                 given back. It must neither block nor raise.
             random_source: Where the jitter comes from.
         """
         self.config = config
         self.lock = lock
-        #: May be assigned from any thread; the next attempt goes by it.
+        #: How far the next attempt may go. Any thread may assign it.
         self.candidacy = Candidacy.CONTEND
         self._clock: Clock = clock or SystemClock()
         self._write_times = DistinctTimes(self._clock)
         takeover = config.lease_duration + config.retry_period * (1 + config.jitter_factor)
-        self._reports = Reports(config, lock.describe(), observers, patience=takeover)
+        place = lock.describe()
+        self._reports = Reports(config, place, observers, patience=takeover)
         self._publish = publish
         self._random = random_source or random.Random()  # noqa: S311  # spreads requests, hides nothing
         self._pid = os.getpid()
-        self._observed: Observation | None = None
-        self._term: Term | None = None  # which I hold, or which a write of unknown outcome may have given me
+        self._observed = Observation(config, self._clock, place)
+        self._term: Term | None = None  # mine, or perhaps mine: a write for it had no answer
         self._sent_at = 0.0  # when the first write for it began (monotonic seconds)
         self._trust: Trust | None = None
-        self._highest_token = 0  # seen, or sent
-        self._cause = ""  # of the term, when it is no hand-over
+        self._cause = ""  # why the term began, unless by a hand-over
 
     # -- questions ---------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class LeaderElector:
 
     @property
     def trust(self) -> Trust | None:
-        """The belief "I lead" if it still holds at this moment, else None. None in a forked child."""
+        """The belief "I lead" while it lasts, else None; always None in a forked child."""
         trust = self._trust
         if trust is None or self._clock.monotonic() >= trust.until or self._is_copy():
             return None
@@ -109,20 +109,13 @@ class LeaderElector:
 
     @property
     def term(self) -> Term | None:
-        """The term that this process leads in at this moment."""
+        """The term in which this process leads at this moment."""
         trust = self.trust
         return trust.term if trust else None
 
-    @property
-    def observed_record(self) -> ElectionRecord | None:
-        """The record as this candidate last saw or wrote it."""
-        observed = self._observed
-        return observed.stored.record if observed else None
-
     def get_leader(self) -> str:
         """Return the last observed holder, empty when nobody held the lease. It may have expired since."""
-        record = self.observed_record
-        return record.holder_identity if record else ""
+        return self._observed.holder
 
     @property
     def trouble(self) -> str:
@@ -133,7 +126,7 @@ class LeaderElector:
         """Complain when a held lease is no longer renewed. A follower is healthy.
 
         Args:
-            max_tolerable_expired_lease: Seconds past the lease's end that are still no reason to complain.
+            max_tolerable_expired_lease: How many seconds after the end of the lease are tolerated.
 
         Raises:
             LeaseExpired: The last renewal is older than the lease plus the tolerance.
@@ -152,13 +145,13 @@ class LeaderElector:
     # -- actions -----------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Make one attempt and return after how many seconds the next is due. Raises nothing that a store raises."""
+        """Make one attempt and return after how many seconds the next is due. Errors of the store are logged."""
         if self.try_acquire_or_renew():
             return self.config.retry_period
         if trust := self.trust:
             return min(self.config.retry_period, max(0.0, trust.until - self._clock.monotonic()))
         delay = self.config.retry_period * self._random.uniform(1, 1 + self.config.jitter_factor)
-        if (left := self._lease_left()) > 0:  # sleeping past its end would cost up to a whole poll more
+        if (left := self._observed.lease_left()) > 0:  # a look after its end could be late by a whole poll
             return min(delay, left + self.config.retry_period * self._random.uniform(0, TAKEOVER_SPREAD))
         return delay
 
@@ -175,24 +168,17 @@ class LeaderElector:
         self._end_if_expired(started)
         try:
             stored = self._attempt()
+        except RecordConflict as conflict:
+            logger.debug("Election %r: another candidate was faster: %s", self.config.name, conflict)
+            stored = None
         except StoreUnavailable as error:
             self._reports.failed(error, self.trust, self._clock.monotonic())
             self._reports.leads(self.get_leader())
             return False
         won = stored is not None and self._settle(stored, started)
-        self._report_answer()
+        is_led = self._trust is not None or self._observed.lease_left() > 0
+        self._reports.answered(self._observed.record, self.candidacy, self._clock.monotonic(), is_led=is_led)
         return won
-
-    def _report_answer(self) -> None:
-        """Report what the store's answer means: who leads, or that nobody does."""
-        now = self._clock.monotonic()
-        self._reports.answered(now)
-        self._reports.leads(self.get_leader())
-        self._reports.shares_record(self._other_deployment(), now)
-        if self._trust or self._lease_left() > 0:
-            self._reports.led(now)
-        else:
-            self._reports.leaderless(self.candidacy, now)
 
     def release(self) -> bool:
         """End the term and give the lease back, so that a follower may take it at once.
@@ -205,12 +191,12 @@ class LeaderElector:
         if self._is_copy():
             return False
         self._end_if_expired(self._clock.monotonic())
-        term, trust, observed = self._term, self._trust, self._observed
+        term, trust = self._term, self._trust
         self._forget()
         if term is None:
             return False
         try:
-            return self._write_release(term, observed.stored if trust and observed else None)
+            return self._write_release(term, self._observed.stored if trust else None)
         finally:
             if trust:
                 self._reports.stopped(term, StopReason.RELEASED)
@@ -223,22 +209,17 @@ class LeaderElector:
     # -- one attempt -------------------------------------------------------------------------------------------
 
     def _attempt(self) -> StoredRecord | None:
-        """Write what the rules allow; return what the store then holds, or None when it is not ours to write."""
-        try:
-            return self._write_by_the_rules()
-        except RecordConflict as conflict:
-            logger.debug("Election %r: another candidate was faster: %s", self.config.name, conflict)
-            return None
-
-    def _write_by_the_rules(self) -> StoredRecord | None:
+        """Write what the rules allow, and return it as the store holds it; None when they allow no write."""
         if self.candidacy is Candidacy.OBSERVE:
-            self._only_look()
+            with contextlib.suppress(RecordNotFound):
+                self._look()
             return None
-        if self._trust and self._observed and self._is_mine(self._observed.stored.record):
+        known = self._observed.stored
+        if self._trust and known and self._is_mine(known.record):
             try:
-                return self._renew(self._observed.stored)
+                return self._renew(known)
             except RecordConflict:
-                pass  # somebody wrote: look who
+                pass  # somebody wrote: the look shows who
         try:
             seen = self._look()
         except RecordNotFound:
@@ -251,19 +232,15 @@ class LeaderElector:
 
     def _why_taken_over(self, record: ElectionRecord) -> str:
         """Return why the lease in *record* may be taken over; empty when its holder gave it back."""
-        if not record.holder_identity or self._observed is None:
+        if not record.holder_identity:
             return ""
-        silent = self._clock.monotonic() - self._observed.since
-        return f"it took over from {shown(record.holder_identity)}, which has not renewed for {in_words(silent)}"
-
-    def _only_look(self) -> None:
-        with contextlib.suppress(RecordNotFound):
-            self._look()
+        silent = in_words(self._observed.age())
+        return f"it took over from {shown(record.holder_identity)}, which has not renewed for {silent}"
 
     def _look(self) -> StoredRecord:
-        """Read the record. One that names somebody else, or another term of mine, ends my term."""
+        """Read the record. A record that names somebody else, or another term of mine, ends my term."""
         stored = self.lock.get()
-        self._observe(stored)
+        self._observed.note(stored)
         if not self._is_mine(stored.record):
             holder = shown(stored.record.holder_identity) or "nobody"
             self._end(StopReason.LOST, f"the record names {holder} (token {stored.record.fencing_token})")
@@ -273,12 +250,12 @@ class LeaderElector:
         return self._write(self._mine(previous.record), previous)
 
     def _replace_vanished(self) -> StoredRecord | None:
-        """Create the record that is not there, unless somebody may still trust what was there.
+        """Create the record, which is not there, unless somebody may still trust the one that was.
 
         The store lost its data, which ends nobody's trust. A leader puts its record back; a candidate that knows of a
         live lease waits it out.
         """
-        known = self.observed_record
+        known = self._observed.record
         if self._trust and known:
             return self._write(self._mine(known), None)
         if self._is_taken(is_gone=True):
@@ -288,7 +265,7 @@ class LeaderElector:
 
     def _write_new_term(self, transitions: int, previous: StoredRecord | None, cause: str = "") -> StoredRecord:
         now = self._clock.utcnow()
-        token = self._highest_token = self._new_token(now, previous)
+        token = self._observed.next_token(now, is_gone=previous is None)
         self._term, self._sent_at = Term(self.config.name, self.config.identity, token), self._clock.monotonic()
         self._cause = cause
         transitions = min(transitions, TOO_MANY - 1)
@@ -299,24 +276,8 @@ class LeaderElector:
             self._term = None
             raise
 
-    def _new_token(self, now: datetime, previous: StoredRecord | None) -> int:
-        """Return the next term's token. A record that left no room for one is forgotten once it is gone.
-
-        Raises:
-            RecordDamaged: The record leaves no room for another token.
-        """
-        token = next_token(self._highest_token, now)
-        if token < TOO_MANY:
-            return token
-        if previous is None:
-            return next_token(0, now)
-        raise RecordDamaged(
-            f"{self.lock.describe()}: the token {self._highest_token} leaves no room for the next one. "
-            "Delete the record; the election then goes on"
-        )
-
     def _mine(self, record: ElectionRecord) -> ElectionRecord:
-        """Return *record* with what every write of a leader sets."""
+        """Return *record* with the fields that every write of a leader sets."""
         return replace(
             record,
             holder_identity=self.config.identity,
@@ -334,10 +295,10 @@ class LeaderElector:
     def _read_back(
         self, record: ElectionRecord, previous: StoredRecord | None, error: StoreUnavailable
     ) -> StoredRecord:
-        """Find out whether a write without an answer happened: only if the store holds it, and did not before.
+        """Find out whether a write without an answer happened: the store holds it now, and did not before.
 
-        Our name and token alone don't tell: an earlier renewal's record has them too, and followers measure from
-        that one.
+        Our name and token don't prove it: the record of an earlier renewal has them too, and followers may measure
+        the age of that one.
         """
         try:
             stored = self._look()
@@ -348,13 +309,13 @@ class LeaderElector:
         return stored
 
     def _write_release(self, term: Term, previous: StoredRecord | None) -> bool:
-        """Blank the record if it is *term*'s; look first when it isn't known what the store holds."""
+        """Blank the record if it is *term*'s. A look comes first unless *previous* is what the store holds."""
         for _ in range(2):
             try:
                 previous = previous or self._look()
                 if not term.holds(previous.record):
                     return False
-                self._observe(self._write(previous.record.released(self._write_times.next()), previous))
+                self._observed.note(self._write(previous.record.released(self._write_times.next()), previous))
                 return True
             except RecordNotFound:
                 return False
@@ -368,55 +329,25 @@ class LeaderElector:
     # -- what is known -----------------------------------------------------------------------------------------
 
     def _is_copy(self) -> bool:
-        """Return whether this is a forked child: what it inherited is its parent's to act on."""
+        """Return whether this is a forked child: only its parent may act on what it inherited."""
         return os.getpid() != self._pid
 
     def _is_mine(self, record: ElectionRecord) -> bool:
         return self._term is not None and self._term.holds(record)
 
-    def _other_deployment(self) -> str:
-        """Return the deployment that holds the record instead of mine, empty when none does."""
-        record = self.observed_record
-        theirs = record.deployment if record and record.holder_identity else ""
-        return theirs if self.config.deployment and theirs != self.config.deployment else ""
-
     def _is_taken(self, *, is_gone: bool = False) -> bool:
-        """Return whether this candidate must leave the record to its holder, or may not take it at all.
+        """Return whether this candidate must leave the record to its holder, or must not contend at all.
 
         Args:
             is_gone: The record was there and has vanished.
         """
-        return self.candidacy is not Candidacy.CONTEND or self._lease_left(is_gone=is_gone) > 0
-
-    def _lease_left(self, *, is_gone: bool = False) -> float:
-        """Return for how many seconds more the record must be left to its holder, at most 0 when it need not be."""
-        if self._observed is None:
-            return 0.0
-        now = self._clock.monotonic()
-        return self._observed.lease_left(now, own_lease=self.config.lease_duration, is_gone=is_gone)
-
-    def _observe(self, stored: StoredRecord) -> None:
-        """Remember what the store holds; its age starts anew when it changed, at a moment after the change."""
-        self._highest_token = max(self._highest_token, stored.record.fencing_token)
-        if self._observed is None or self._observed.stored != stored:
-            known = self.observed_record
-            self._observed = Observation(stored, self._clock.monotonic())
-            if known is None or known.lease_duration != stored.record.lease_duration:
-                self._warn_of_lease(self._observed)
-
-    def _warn_of_lease(self, observed: Observation) -> None:
-        if observed.asks_too_much(self.config.lease_duration):
-            record = observed.stored.record
-            logger.warning("Election %r: the record of %s asks for a lease of %.0f s. Nobody takes over before it has "
-                           "been unchanged for so long. If that is not meant, delete the record: %s",
-                           self.config.name, shown(record.holder_identity), record.lease_duration, self.lock.describe(),
-                           )  # fmt: skip
+        return self.candidacy is not Candidacy.CONTEND or self._observed.lease_left(is_gone=is_gone) > 0
 
     # -- terms -------------------------------------------------------------------------------------------------
 
     def _settle(self, stored: StoredRecord, started: float) -> bool:
-        """Begin or prolong the trust that a write which began at *started* gives; no trust if it took too long."""
-        self._observe(stored)
+        """Begin or prolong the trust: a write that began at *started* succeeded. One that took too long gives none."""
+        self._observed.note(stored)
         until = started + self.config.renew_deadline
         if (overdue := self._clock.monotonic() - until) >= 0 or self._term is None:
             self._end(StopReason.EXPIRED, self._reports.why_expired(overdue))
@@ -429,11 +360,11 @@ class LeaderElector:
         return True
 
     def _end_if_expired(self, now: float) -> None:
-        """End a trust whose time is over, and forget a term that no answer gave me in that time.
+        """End a trust whose time is over, and forget a term that no answer confirmed in that time.
 
-        Others may have led since, even if the store, rolled back, shows my record: their tokens are greater. By their
-        clocks a lease is over no sooner than the deadline is by mine, counted from the first write, which may be
-        the only one that happened.
+        Others may have led since, with greater tokens, even if a store that was rolled back shows my record again. By
+        their clocks a lease ends no sooner than the deadline by mine. The deadline counts from the first write, which
+        may be the only one that happened.
         """
         if self._trust and now >= self._trust.until:
             self._end(StopReason.EXPIRED, self._reports.why_expired(now - self._trust.until))

@@ -1,4 +1,4 @@
-"""Telling others about terms: in order, completely, and without ever holding up the elector."""
+"""Notifying observers of terms: in order, completely, and without ever holding up the elector."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ logger = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who wants to know. Each method is called in order, one at a time, on a thread of its own."""
+    """Hears of the terms of a candidate. Calls come in order, one at a time, on a thread of the observer's own."""
 
     def started(self, term: Term) -> None:
         """*term* began: this process leads."""
 
     def stopped(self, term: Term, reason: StopReason) -> None:
-        """*term* ended; called exactly once for each that started."""
+        """*term* ended. Each term that started ends exactly once."""
 
     def new_leader(self, identity: str) -> None:
         """The observed holder changed to *identity*, which may be this process; empty when nobody leads."""
 
 
 class Observers:
-    """Delivers calls to observers, to each from a queue of its own."""
+    """Delivers calls to observers. Each has a queue of its own."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
-        """Take the observers; more can't be added later, so that none misses the start of a term."""
+        """Take all observers now: none can come later, and miss the start of a term."""
         self._queues = [_Queue(observer) for observer in observers]
 
     def tell(self, method: str, *args: Any) -> None:
@@ -64,8 +64,8 @@ class _Queue:
             self.idle.clear()
         try:
             threading.Thread(target=self._drain, name="celery-leader-observer", daemon=True).start()
-        except RuntimeError:  # too many threads, or the interpreter ends: what is queued goes with the next call
-            logger.exception("Observer %r can't be told of %s now", self._observer, method)
+        except RuntimeError:  # too many threads, or the interpreter ends: the next call delivers this one too
+            logger.exception("Observer %r can't be notified of %s now", self._observer, method)
             self.idle.set()
 
     def _drain(self) -> None:
@@ -74,7 +74,7 @@ class _Queue:
             try:
                 deliver: Callable[..., None] = getattr(self._observer, method)
                 deliver(*args)
-            except BaseException:  # even SystemExit is an observer's own: the next call and the others go on
+            except BaseException:  # even SystemExit ends neither the next call nor the other observers
                 logger.exception("Observer %r failed on %s%s", self._observer, method, shown_value(args))
 
     def _next(self) -> tuple[str, tuple[Any, ...]] | None:

@@ -15,20 +15,18 @@ from celery_leader.election.term import Term
 
 logger = logging.getLogger(__name__)
 
-#: After a notification that the lease is free, each follower waits a random time up to this (seconds): no herd.
+#: A notified follower waits a random time up to this (seconds) before it looks: no herd.
 MAX_WAKE_DELAY = 0.05
-#: How often (seconds) a leader looks whether it is to give its lease back, should nobody have rung.
+#: How often (seconds) a leader checks whether to give its lease back, even when nobody rings.
 LOOK_PERIOD = 0.5
 #: How often (seconds) a draining leader checks whether guarded work has finished; nothing signals that.
 DRAIN_POLL = 0.01
-#: The longest sleep (seconds) on a lock that can't be interrupted.
-UNINTERRUPTIBLE_SLEEP = 0.1
 
 
 def join(thread: threading.Thread, timeout: float | None) -> None:
     """Wait up to *timeout* seconds for *thread* to end; see :meth:`threading.Thread.join`.
 
-    With eventlet's threads on Python 3.13 a time that is over is an error of eventlet's, which is no Exception.
+    On Python 3.13 a thread of eventlet's raises an error at the end of that time, which is no Exception.
     """
     try:
         thread.join(timeout)
@@ -38,19 +36,19 @@ def join(thread: threading.Thread, timeout: float | None) -> None:
 
 
 class Bell:
-    """Wakes one thread, and may be rung by anybody: by a signal handler, too.
+    """Wakes one thread. Anybody may ring it, even a signal handler.
 
-    An event may not: a handler that interrupts the main thread inside ``Event.set()`` and calls it again waits for
-    itself for ever. Releasing a bare lock takes no other.
+    An event is not safe there: a handler that interrupts the main thread inside ``Event.set()`` and calls it again
+    waits for itself for ever. Releasing a bare lock takes no other lock.
     """
 
     def __init__(self) -> None:
-        """Make a silent one."""
+        """Make a silent bell."""
         self._silence = threading.Lock()
         self._silence.acquire()
 
     def ring(self) -> None:
-        """End the wait that is under way, or the next one. Rings that nobody waited for are one."""
+        """End the wait that is under way, or the next one. Several rings before a wait count as one."""
         with contextlib.suppress(RuntimeError):  # it rings already
             self._silence.release()
 
@@ -62,8 +60,8 @@ class Bell:
 class ElectorThread:
     """Runs one elector in a daemon thread. All methods may be called from any thread, and more than once.
 
-    Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`. No method waits
-    for the store, except :meth:`stop` for as long as it was told to.
+    Nothing that a store, an observer or a bug does ends the thread: it contends until :meth:`stop`. Only :meth:`stop`
+    waits for the store, for as long as its caller allows.
     """
 
     def __init__(
@@ -76,10 +74,10 @@ class ElectorThread:
         """Prepare the thread; nothing runs before :meth:`start`.
 
         Args:
-            elector: Whose attempts to make. From :meth:`start` on they are this thread's alone to make.
-            candidacy: Asked before each attempt: how far it may go. A leader that may only hold its lease gives it
-                back as soon as it is not busy (when ``release_on_cancel``), which pauses it until it may contend again.
-            is_busy: Asked before a lease is given back: whether work that needs it is still running.
+            elector: The elector. From :meth:`start` on only this thread makes its attempts.
+            candidacy: Says before each attempt how far it may go. A leader that may only hold its lease releases it
+                as soon as it is not busy (when ``release_on_cancel``), and pauses until it may contend again.
+            is_busy: Says before a release whether work that needs the lease still runs.
         """
         self.elector = elector
         self._candidacy = candidacy
@@ -94,7 +92,6 @@ class ElectorThread:
         self._stands_back_until = 0.0
         self._idle_notifications = 0
         self._notified_leader: str | None = None
-        self._interrupt: Callable[[], None] | None = getattr(elector.lock, "interrupt", None)
 
     @property
     def is_alive(self) -> bool:
@@ -102,10 +99,10 @@ class ElectorThread:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Start contending. Does nothing when it runs already.
+        """Start contending. Does nothing when the thread runs already.
 
         Raises:
-            RuntimeError: It was stopped before; a stopped candidate is not started again.
+            RuntimeError: The thread was stopped before; a stopped candidate is not started again.
         """
         with self._starting:
             if self._stopping.is_set():
@@ -120,24 +117,23 @@ class ElectorThread:
         """Make the next attempt now."""
         self._woken.set()
         self._bell.ring()
-        if self._interrupt:
-            self._interrupt()
+        self.elector.lock.interrupt()
 
     def ring(self) -> None:
-        """Have a leader look now whether it is to give its lease back. May be called by a signal handler."""
+        """Let a leader check now whether to give its lease back. A signal handler may call this."""
         self._bell.ring()
 
     def drain(self) -> None:
-        """Acquire nothing any more, renew while guarded work runs, release as soon as none does. Returns at once."""
+        """Acquire nothing any more, renew while guarded work runs, then release. Returns at once."""
         self._draining.set()
         self.wake()
 
     def resign(self) -> None:
         """Give the lease back as soon as no guarded work runs, then contend again as any other. Returns at once.
 
-        It is the current term that is resigned from: a later one is not touched, further requests add nothing, and a
-        follower has nothing to resign from. Others go first: for as long as any of them may sleep between two
-        looks, this candidate acquires nothing. Guarded work that begins meanwhile delays the end of the term.
+        The request ends the current term and no later one. Further requests add nothing, and a follower has nothing
+        to resign from. Others go first: this candidate acquires nothing for as long as any of them may sleep between
+        two looks. Guarded work that begins meanwhile delays the end of the term.
         """
         if term := self.elector.term:
             self._resigned.add(term)
@@ -147,14 +143,14 @@ class ElectorThread:
         """Stop contending; release the lease (when ``release_on_cancel``) and end the thread.
 
         Args:
-            timeout: How long (seconds) to wait for that. None waits as long as the lock's own bounds take.
+            timeout: How long (seconds) to wait for that. None waits for as long as the lock's own bounds allow.
 
         Returns:
             Whether the thread has ended.
         """
         self._stopping.set()
         self.wake()
-        with self._starting:  # a thread that starts at this moment is waited for, too
+        with self._starting:  # waits for a thread that starts at this moment, too
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             join(thread, timeout)
@@ -190,7 +186,7 @@ class ElectorThread:
         return Candidacy.HOLD if stands_back else candidacy
 
     def _may_give_back(self) -> bool:
-        """Return whether to give a lease back before the thread is stopped: that is wanted, and nothing runs."""
+        """Return whether to give a lease back before the thread is stopped: by request, and when nothing runs."""
         term = self.elector.term
         return term is not None and (term in self._resigned or self._only_holds()) and not self._is_busy()
 
@@ -198,7 +194,7 @@ class ElectorThread:
         return self.elector.config.release_on_cancel and self._current_candidacy() is Candidacy.HOLD
 
     def _stand_back(self) -> None:
-        """Acquire nothing until every other candidate has looked once: who gives back must not be the quickest."""
+        """Acquire nothing until every other candidate has looked once, so that this one is not the quickest."""
         config = self.elector.config
         self._stands_back_until = time.monotonic() + config.retry_period * (1 + config.jitter_factor)
 
@@ -214,7 +210,7 @@ class ElectorThread:
             self.elector.release()
 
     def _sleep(self, delay: float) -> None:
-        if self._stopping.is_set():  # it may have been set before this turn cleared the wake-up
+        if self._stopping.is_set():  # perhaps since before this turn cleared the wake-up
             return
         if self.elector.is_leader():
             self._sleep_as_leader(delay)
@@ -222,13 +218,13 @@ class ElectorThread:
             self._idle_notifications = 0
         elif not self._woken.is_set():
             self._woken.wait(min(delay, self._wake_delay()))
-            # The attempt that comes now sees what was notified meanwhile, which must not cause another.
+            # The next attempt sees all changes until now, so their notifications must not cause another.
             self.elector.lock.wait(0)
 
     def _wake_delay(self) -> float:
-        """Return how long to wait after a notification: twice as long each time when the one before brought nothing.
+        """Return how long to wait after a notification: twice as long as before when that one brought no new leader.
 
-        A store that is down may end every wait at once, and must not be asked forty times a second.
+        A store that is down may end every wait at once. It must not get forty requests a second.
         """
         leader = self.elector.get_leader()
         self._idle_notifications = self._idle_notifications + 1 if leader == self._notified_leader else 0
@@ -246,10 +242,8 @@ class ElectorThread:
     def _wait_for_notification(self, delay: float) -> bool:
         """Sleep on the lock; return whether it ended the sleep before its time."""
         end = time.monotonic() + delay
-        longest = delay if self._interrupt else UNINTERRUPTIBLE_SLEEP
         while not self._woken.is_set() and (left := end - time.monotonic()) > 0:
-            begun = time.monotonic()
-            self.elector.lock.wait(min(left, longest))
-            if time.monotonic() - begun < min(left, longest) * 0.9:
+            self.elector.lock.wait(left)
+            if end - time.monotonic() > left * 0.1:
                 return True
         return False

@@ -1,3 +1,3 @@
-"""What this process believes of its elections."""
+"""What this process believes about its elections."""
 
 from __future__ import annotations

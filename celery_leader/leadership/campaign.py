@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) a process that stops waits for the observers of its end.
+#: How long (seconds) a stopping process waits for its observers.
 OBSERVERS_TIMEOUT = 1.0
 
 
@@ -41,25 +40,25 @@ def backend_of(settings: LeaderSettings, app_name: str | None) -> Backend:
 
 
 def check_backend(backend: Backend) -> None:
-    """Check whether a store can be used. One that does not answer now may do so later, and is only warned of.
+    """Check that a store can be used. A store that does not answer may do so later: that is only a warning.
 
     Raises:
-        ConfigurationError: It can't be used, and waiting won't help.
+        ConfigurationError: The store can't be used, and waiting won't help.
     """
     try:
         backend.check()
     except StoreUnavailable as error:
-        logger.warning("Nobody can be elected for now: %s", error)  # which names the store
+        logger.warning("Nobody can be elected for now: %s", error)  # the error names the store
 
 
 class Candidate:
     """This process in one election."""
 
     def __init__(self, election: str, campaign: Campaign, *, in_file: bool) -> None:
-        """Make its elector and the shared trust that tells what it believes; nothing runs yet."""
+        """Make the elector, and the shared trust from which children read its belief; nothing runs yet."""
         self.election = election
         self.shared_trust = SharedTrust.create(in_file=in_file)
-        #: Set while this process leads, as of the last attempt: something to wait on, not to decide by.
+        #: Set while this process leads, as of the last attempt: made for waiting, not for decisions.
         self.leading = threading.Event()
         #: The opposite.
         self.not_leading = threading.Event()
@@ -80,13 +79,13 @@ class Candidate:
 
     @property
     def term(self) -> Term | None:
-        """The term that this process leads in, and may begin work in, at this moment."""
+        """The term in which this process leads, and may begin work, at this moment."""
         return None if self.shared_trust.is_closing() else self.elector.term
 
     def listen(self, listener: Callable[[bool], None]) -> None:
-        """Call *listener* with whether this process leads, on the elector's thread, at each change.
+        """Call *listener* at each change, on the elector's thread, with whether this process leads.
 
-        It must not block; what it raises is logged.
+        It must not block. Its errors are logged.
         """
         self._listeners.append(listener)
 
@@ -101,12 +100,12 @@ class Candidate:
         for listener in self._listeners:
             try:
                 listener(leads)
-            except Exception:  # the election goes on, whatever hangs on it
+            except Exception:  # the election goes on whatever a listener does
                 logger.exception("Election %r: %r failed", self.election, listener)
 
 
 class Campaign:
-    """All candidacies of this process. Made before a pool forks, started after."""
+    """All candidacies of this process. It is made before a pool forks, and started after."""
 
     def __init__(
         self,
@@ -122,17 +121,16 @@ class Campaign:
         """Prepare; no connection is opened and no thread runs before :meth:`start`.
 
         Args:
-            settings: The app's.
-            elections: Which to contend for.
-            backend: Where they are kept.
+            settings: The app's settings.
+            elections: The names of the elections in which this process takes part.
+            backend: Where the elections are kept.
             nodename: Celery's name of this process.
-            candidacy: Asked before each attempt.
-            is_busy: Whether work that is reserved for the leader of an election runs now.
+            candidacy: Says before each attempt how far it may go.
+            is_busy: Says whether work for the leader of an election runs now.
             in_file: Keep the shared trusts in files, for pool children that are spawned.
         """
         self.settings = settings
         self.identity = new_identity(nodename)
-        self.pid = os.getpid()
         self.is_busy = is_busy
         self._candidacy = candidacy
         self.backend = backend
@@ -156,9 +154,9 @@ class Campaign:
             candidate.thread.wake()
 
     def close_to_new_work(self) -> None:
-        """Let no new guarded work begin, and have leaders look at their candidacy.
+        """Let no new guarded work begin, and let leaders check their candidacy.
 
-        Touches nothing that somebody may hold, so that a signal handler may call it.
+        It waits for no lock, so a signal handler may call it.
         """
         for candidate in self.candidates.values():
             candidate.shared_trust.close_to_new_work()
@@ -174,17 +172,17 @@ class Campaign:
         """Give the leases back and end all threads.
 
         Args:
-            timeout: How long (seconds) to wait for all leases; a little more than two calls of the store may take when
-                omitted. Observers have :data:`OBSERVERS_TIMEOUT` more.
+            timeout: How long (seconds) to wait for all leases; when omitted, a little longer than two calls of the
+                store may take. Observers have :data:`OBSERVERS_TIMEOUT` more.
         """
         timeout = 2 * self.settings.io_timeout + 1 if timeout is None else timeout
         threads = [candidate.thread for candidate in self.candidates.values()]
         for thread in threads:
-            thread.stop(0)  # all at once
+            thread.stop(0)  # none waits for another
         deadline = time.monotonic() + timeout
         for thread in threads:
             if not thread.stop(_until(deadline)):
-                logger.warning("Election %r: the lease could not be given back within %.1f s; it will run out",
+                logger.warning("Election %r: the lease was not given back within %.1f s; it will run out",
                                thread.elector.config.name, timeout)  # fmt: skip
         state.unregister(self._shared_trusts())
         deadline = time.monotonic() + OBSERVERS_TIMEOUT
@@ -202,7 +200,7 @@ def _until(deadline: float) -> float:
 
 
 class _Signals:
-    """Turns what an elector tells into Celery signals."""
+    """Sends Celery's signals for what an elector reports."""
 
     def __init__(self, election: str) -> None:
         self._election = election
@@ -218,7 +216,7 @@ class _Signals:
 
 
 class _SharedLeader:
-    """Keeps the observed leader where pool children find it."""
+    """Writes the observed leader where pool children read it."""
 
     def __init__(self, shared_trust: SharedTrust) -> None:
         self._shared_trust = shared_trust

@@ -1,10 +1,10 @@
-"""The page of shared memory that tells pool children what their worker's main process trusts.
+"""The page of shared memory in which pool children read what their worker's main process trusts.
 
 Layout, in words of 8 bytes: the deadline of the trust (nanoseconds of the boot-time clock, 0 for none), a flag that
-says that no new guarded work may begin, and which of two slots is current; then the two slots. The writer fills the
-slot that is not current and then turns the index, so that a reader finds one whole slot at any time, even when the
-writer was killed half-way. Each word is written by one store; a slot also carries a checksum, because processors
-may show another process the index before the slot.
+forbids new guarded work, and the index of the current slot; then two slots. The writer fills the slot that is not
+current and then turns the index, so a reader finds one whole slot at any time, even when the writer was killed
+half-way. One store writes each word. A slot also carries a checksum, because processors may show another process the
+index before the slot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from celery_leader.election.limits import LONGEST_NAME
 from celery_leader.exceptions import ConfigurationError
 
 _DEADLINE, _CLOSING, _INDEX, _SLOTS = range(4)
-#: Per slot: checksum, length, then the text: three names, in whose JSON a character takes six bytes at most.
+#: A slot has a checksum, a length, and a text of three names. In JSON a character takes six bytes at most.
 _SLOT_WORDS = 2 + (3 * 6 * LONGEST_NAME + 100) // 8
 _SIZE = -(-(_SLOTS + 2 * _SLOT_WORDS) * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
 _MAX_TEXT = (_SLOT_WORDS - 2) * 8
@@ -34,10 +34,10 @@ _MAX_READS = 4  # a reader never spins: a greenlet that did would starve the wri
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file for as long as it is open, which ends with its process.
+    """Lock a file until it is closed, at the latest at the end of its process.
 
     Raises:
-        OSError: Somebody has it locked.
+        OSError: Another process has locked it.
     """
     import fcntl  # not on Windows, where nothing else here needs it
 
@@ -45,10 +45,10 @@ def _lock(descriptor: int) -> None:
 
 
 def _reserve(descriptor: int) -> None:
-    """Give a file all its room now: a hole that the file system can't fill later ends the process by SIGBUS.
+    """Reserve all the file's room now: a hole that the file system can't fill later ends the process by SIGBUS.
 
     Raises:
-        OSError: There is not so much.
+        OSError: The file system is full.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, _SIZE)
@@ -57,9 +57,9 @@ def _reserve(descriptor: int) -> None:
 
 
 def _remove_left_behind(directory: Path) -> None:
-    """Remove the files of workers that were killed. A process id would not tell: containers may share the directory."""
+    """Remove the files of killed workers. Their ids prove nothing: several containers may share the directory."""
     for path in directory.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # its worker lives, it is another user's, or just gone
+        with contextlib.suppress(OSError):  # its worker lives, another user owns it, or it is gone already
             descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 _lock(descriptor)
@@ -69,29 +69,33 @@ def _remove_left_behind(directory: Path) -> None:
 
 
 class SharedTrust:
-    """What one worker believes of one election. Written by its elector, read by all of its processes."""
+    """The belief of one worker about one election. Its elector writes, all its processes read.
+
+    Attributes:
+        path: The file behind the memory, if there is one.
+    """
 
     def __init__(self, memory: mmap.mmap, path: Path | None = None) -> None:
-        """Use *memory*, which is all zeros when new; *path* is the file behind it, if any."""
+        """Use *memory*, which is all zeros when new, and the file *path* behind it, if any."""
+        self.path = path
         self._memory = memory
         self._words = memoryview(memory).cast("Q")
-        self._path = path
         self._text: dict[str, Any] = {}
         self._writing = threading.Lock()
 
     @classmethod
     def create(cls, *, in_file: bool = False) -> SharedTrust:
-        """Return a new one, shared with every process that is forked from now on.
+        """Return a new page, shared with every process that is forked from now on.
 
         Args:
-            in_file: Keep it in a file, for children that are spawned and inherit no memory; see :attr:`path`.
+            in_file: Keep the page in a file, for spawned children, which inherit no memory; see :attr:`path`.
 
         Raises:
-            ConfigurationError: The file can't be made as large as it has to be, or not be locked.
+            ConfigurationError: The file system has no room for the file, or no locks.
         """
         if not in_file:
             return cls(mmap.mmap(-1, _SIZE))
-        shared_memory = Path("/dev/shm")  # noqa: S108  # Linux' file system in memory; elsewhere a file does
+        shared_memory = Path("/dev/shm")  # noqa: S108  # Linux' file system in memory; elsewhere a disk will do
         directory = shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
         _remove_left_behind(directory)
         descriptor, name = tempfile.mkstemp(prefix=f".{_PREFIX}{os.getpid()}-", dir=directory)
@@ -105,13 +109,13 @@ class SharedTrust:
                     f"{directory} is no place for what a worker tells its spawned children ({error}). "
                     "Set TMPDIR to a folder on a local disk."
                 ) from error
-            memory = mmap.mmap(file.fileno(), _SIZE)  # has a handle of its own, and with it the lock
-        # Only now is it seen by those who remove what nobody has locked.
+            memory = mmap.mmap(file.fileno(), _SIZE)  # it keeps the file open, and so the lock
+        # Only now, with its lock, may other workers find the file: they remove files that are not locked.
         return cls(memory, Path(name).rename(directory / Path(name).name[1:]))
 
     @classmethod
     def attach(cls, path: Path) -> SharedTrust:
-        """Return the one that another process keeps in the file *path*.
+        """Return the page that another process keeps in the file *path*.
 
         Raises:
             OSError: There is no such file.
@@ -119,15 +123,10 @@ class SharedTrust:
         with path.open("r+b") as file:
             return cls(mmap.mmap(file.fileno(), _SIZE), path)
 
-    @property
-    def path(self) -> Path | None:
-        """The file behind it, if there is one."""
-        return self._path
-
     # -- written by the elector's process ----------------------------------------------------------------------
 
     def publish(self, trust: Trust | None) -> None:
-        """Tell what is trusted from now on."""
+        """Write *trust*; None ends the last one."""
         if trust is None:
             self._words[_DEADLINE] = 0
             return
@@ -136,21 +135,21 @@ class SharedTrust:
         self._words[_DEADLINE] = int(trust.until * 1e9)
 
     def publish_leader(self, identity: str) -> None:
-        """Tell whom the elector last observed as the holder."""
+        """Write *identity*, the holder that the elector last observed; empty for nobody."""
         self._write(leader=identity)
 
     def close_to_new_work(self) -> None:
-        """Tell that no guarded work may begin any more, though the lease is still held.
+        """Forbid new guarded work, though the worker still holds the lease.
 
-        One word is written and nothing else, so that a signal handler may do it.
+        It writes one word and nothing else, so a signal handler may call it.
         """
         self._words[_CLOSING] = 1
 
     def unlink(self) -> None:
-        """Remove the file behind it, if there is one."""
-        if self._path:
+        """Remove the file behind the memory, if there is one."""
+        if self.path:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                self.path.unlink()
 
     # -- read by all ---------------------------------------------------------------------------------------------
 
@@ -163,18 +162,18 @@ class SharedTrust:
         return self.is_leader() and not self.is_closing()
 
     def is_closing(self) -> bool:
-        """Return whether no guarded work may begin any more, though the lease may still be held."""
+        """Return whether new guarded work is forbidden, though the worker may still hold the lease."""
         return bool(self._words[_CLOSING])
 
     def term(self) -> Term | None:
-        """Return the term that the worker leads in at this moment."""
+        """Return the term in which the worker leads at this moment."""
         text = self._read() if self.is_leader() else None
-        if text is None or not self.is_leader():  # asked again: what was read may be of an earlier term
+        if text is None or not self.is_leader():  # asked again: the text may be of an earlier term
             return None
         return Term(text["election"], text["identity"], text["token"])
 
     def leader(self) -> str:
-        """Return whom the worker's elector last observed as the holder, empty for nobody."""
+        """Return the holder that the worker's elector last observed; empty for nobody."""
         return str((self._read() or {}).get("leader", ""))
 
     def _write(self, **changes: Any) -> None:

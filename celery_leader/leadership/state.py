@@ -1,4 +1,4 @@
-"""What application code asks: do I lead, in which term, and who does?"""
+"""The questions of application code: do I lead, in which term, and who leads?"""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _term_of_task: ContextVar[Term | None] = ContextVar("celery_leader_term", defaul
 def is_leader(election: str = DEFAULT_ELECTION) -> bool:
     """Return whether this worker leads *election* at this very moment.
 
-    Decided by the clock at each call, without I/O (about a microsecond): it turns False by itself when the lease was
-    not renewed in time. True in every process and thread of the leading worker, False in all others and in
-    processes that take part in no election.
+    The clock decides at each call, without I/O (about a microsecond): the answer turns False by itself when the lease
+    was not renewed in time. It is True in every process and thread of the leading worker, and False in all others and
+    in processes that take part in no election.
 
     Raises:
         ConfigurationError: This worker takes part in elections, but not in one of that name.
@@ -42,8 +42,8 @@ def is_leader(election: str = DEFAULT_ELECTION) -> bool:
 def current_term(election: str = DEFAULT_ELECTION) -> Term | None:
     """Return the term in which this worker leads *election*, None when it does not lead.
 
-    Inside a ``@leader_only`` task of that election it is the term in which the task was started, even when that
-    has ended since.
+    Inside a ``@leader_only`` task of that election it is the term in which the task started, even when that term has
+    ended since.
 
     Raises:
         ConfigurationError: This worker takes part in elections, but not in one of that name.
@@ -68,7 +68,7 @@ def fencing_token(election: str = DEFAULT_ELECTION) -> int | None:
 def get_leader(election: str = DEFAULT_ELECTION) -> str:
     """Return the identity of the leader that this worker last observed, without I/O.
 
-    It may be up to two retry periods old; empty when nobody leads, or when this process takes part in no
+    The answer may be two retry periods old. It is empty when nobody leads, and when this process takes part in no
     election (``celery -A proj leader status`` reads the store).
 
     Raises:
@@ -79,7 +79,7 @@ def get_leader(election: str = DEFAULT_ELECTION) -> str:
 
 
 def accepts_work(election: str) -> bool:
-    """Return whether work that is reserved for the leader of *election* may begin here at this moment.
+    """Return whether work for the leader of *election* may begin here at this moment.
 
     A worker that takes no part in that election is a follower.
     """
@@ -89,7 +89,7 @@ def accepts_work(election: str) -> bool:
 
 @contextmanager
 def in_term(term: Term) -> Iterator[None]:
-    """Let :func:`current_term` be *term* in here, whatever happens to the leadership meanwhile."""
+    """Let :func:`current_term` be *term* inside the block, whatever happens to the leadership meanwhile."""
     reset = _term_of_task.set(term)
     try:
         yield
@@ -97,45 +97,39 @@ def in_term(term: Term) -> Iterator[None]:
         _term_of_task.reset(reset)
 
 
-def takes_part() -> bool:
-    """Return whether this process, or the worker that it belongs to, takes part in any election."""
-    return bool(_known_trusts())
-
-
 def register(trusts: Mapping[str, SharedTrust]) -> None:
-    """Let this process, and those that it forks or spawns, answer from *trusts*."""
-    global _trusts  # noqa: PLW0603  # one process has one belief
-    _trusts = {**(_trusts or {}), **trusts}
-    paths = {election: str(trust.path) for election, trust in _trusts.items() if trust.path}
-    os.environ.pop(TRUSTS_VARIABLE, None)  # it may name those of a worker that started this one
-    if paths:
-        os.environ[TRUSTS_VARIABLE] = json.dumps(paths)
-
-
-def take_no_part() -> None:
-    """Let this process, and those that it forks or spawns, take part in no election, whoever started it."""
-    global _trusts  # noqa: PLW0603
-    _trusts = {}
-    os.environ.pop(TRUSTS_VARIABLE, None)
+    """Let this process, and those that it forks or spawns, answer from *trusts* too."""
+    _answer_from({**(_trusts or {}), **trusts})
 
 
 def unregister(trusts: Mapping[str, SharedTrust]) -> None:
     """Forget *trusts*."""
-    global _trusts  # noqa: PLW0603
-    _trusts = {election: trust for election, trust in (_trusts or {}).items() if trusts.get(election) is not trust}
-    if any(trust.path for trust in trusts.values()):
-        os.environ.pop(TRUSTS_VARIABLE, None)
+    known = _trusts or {}
+    _answer_from({election: trust for election, trust in known.items() if trusts.get(election) is not trust})
+
+
+def take_no_part() -> None:
+    """Let this process, and those that it forks or spawns, take part in no election, whoever started it."""
+    _answer_from({})
 
 
 @contextmanager
 def registered(trusts: Mapping[str, SharedTrust]) -> Iterator[None]:
-    """Let this process answer from nothing but *trusts* for a while."""
+    """Let this process answer only from *trusts* inside the block."""
     global _trusts  # noqa: PLW0603
     before, _trusts = _trusts, dict(trusts)
     try:
         yield
     finally:
         _trusts = before
+
+
+def _answer_from(trusts: dict[str, SharedTrust]) -> None:
+    global _trusts  # noqa: PLW0603  # one process has one belief
+    _trusts = trusts
+    os.environ.pop(TRUSTS_VARIABLE, None)  # it may name the trusts of a worker that started this one
+    if paths := {election: str(trust.path) for election, trust in trusts.items() if trust.path}:
+        os.environ[TRUSTS_VARIABLE] = json.dumps(paths)
 
 
 def _shared_trust(election: str) -> SharedTrust | None:
@@ -161,11 +155,12 @@ def _inherited_trusts() -> dict[str, SharedTrust]:
     named = os.environ.get(TRUSTS_VARIABLE, "{}")
     try:
         return {election: SharedTrust.attach(Path(path)) for election, path in dict(json.loads(named)).items()}
-    except OSError:  # a worker that is gone: nobody leads here
+    except OSError:  # that worker has ended: nobody leads here
         return {}
     except (TypeError, ValueError, RecursionError):
         logger.error(  # noqa: TRY400  # the message says it all
-            "The environment variable %s must name a worker's shared trusts, got %s: this process is in no election",
+            "The environment variable %s must name a worker's shared trusts, got %s. "
+            "This process takes part in no election",
             TRUSTS_VARIABLE, shown(named),
         )  # fmt: skip
         return {}

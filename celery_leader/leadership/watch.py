@@ -1,4 +1,4 @@
-"""What goes wrong where no elector looks: noticed once a minute, by a thread that does nothing else."""
+"""Faults that no elector sees: a thread of their own looks for them once a minute."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from celery_leader.exceptions import RecordNotFound, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks; the first comes after :data:`FIRST_LOOK`.
+#: Seconds between two rounds of checks; the first comes after :data:`FIRST_LOOK`.
 PERIOD = 60.0
 FIRST_LOOK = 5.0
 
 
 class Watch:
-    """Runs checks on a thread of its own until it is stopped. What a check raises is logged and harms nobody else."""
+    """Runs checks on a thread of its own until it is stopped. A check that raises is logged and harms no other."""
 
     def __init__(self, checks: Iterable[Callable[[float], None]], *, period: float = PERIOD) -> None:
         """Prepare; nothing runs before :meth:`start`.
 
         Args:
-            checks: Each is called with the time (monotonic seconds), and logs what it finds.
+            checks: Each gets the time (monotonic seconds), and logs what it finds.
             period: Seconds between two rounds.
         """
         self._checks = list(checks)
@@ -32,12 +32,12 @@ class Watch:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin, unless there is nothing to check."""
+        """Begin. Does nothing without checks."""
         if self._checks:
             threading.Thread(target=self._run, name="celery-leader-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """End soon."""
+        """Let the thread end after the check that runs now."""
         self._stopping.set()
 
     def _run(self) -> None:
@@ -52,13 +52,13 @@ class Watch:
 
 
 class LeaderFromOutside:
-    """Who leads an election, seen by a process that takes no part: a leader's record changes.
+    """Finds out who leads an election, for a process that takes no part: a leader's record changes.
 
-    No clocks of two machines are compared.
+    It compares no clocks of two machines.
     """
 
     def __init__(self, lock: Lock) -> None:
-        """Look at the record behind *lock*, which becomes this object's own."""
+        """Watch the record behind *lock*, which from now on only this object uses."""
         self._lock = lock
         self._seen: StoredRecord | None = None
         self._since = 0.0
@@ -67,14 +67,14 @@ class LeaderFromOutside:
         """Return the leader's identity at *now* (monotonic seconds); empty when nobody leads.
 
         Returns:
-            None when that can't be told yet: a record has to be seen twice, and the store has to answer.
+            None while that is unknown: it takes two looks at a record, and a store that answers.
         """
         try:
             stored = self._lock.get()
         except RecordNotFound:
             return ""
         except StoreUnavailable as error:
-            logger.debug("%s: who leads can't be told: %s", self._lock.describe(), error)
+            logger.debug("%s: the leader is unknown: %s", self._lock.describe(), error)
             return None
         before, self._seen = self._seen, stored
         if not stored.record.holder_identity:

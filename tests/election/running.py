@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 from celery_leader.backends.memory import MemoryLock
@@ -49,24 +48,6 @@ class Harmful(MemoryLock):
             self.stopped_in = ""
         if self.error:
             raise self.error
-
-
-class Uninterruptible:
-    """A lock of an earlier contract, without interrupt()."""
-
-    def __init__(self, lock: MemoryLock) -> None:
-        self.get, self.create, self.update = lock.get, lock.create, lock.update
-        self.waits: list[float] = []
-
-    def wait(self, timeout: float) -> None:
-        self.waits.append(timeout)
-        time.sleep(timeout)
-
-    def describe(self) -> str:
-        return "uninterruptible"
-
-    def close(self) -> None:
-        pass
 
 
 def holder(lock: MemoryLock) -> str:

@@ -149,7 +149,7 @@ def play(case: Case) -> None:
     for number, attempt in enumerate(case.attempts, 1):
         won = stage.attempt(*attempt.store, wait=attempt.after)
         assert won == attempt.wins, f"attempt {number} {'succeeded' if won else 'failed'}"
-    elector, record = stage.elector, stage.elector.observed_record
+    elector, record = stage.elector, stage.elector._observed.record
     assert elector.is_leader() == case.leads
     assert elector.get_leader() == case.holder
     assert (record.leader_transitions if record else None) == case.transitions

@@ -218,7 +218,7 @@ class Stress:
 
     def _ask(self, candidate: Candidate) -> None:
         elector = candidate.elector
-        elector.is_leader(), elector.term, elector.get_leader(), elector.observed_record, elector.check(60)
+        elector.is_leader(), elector.term, elector.get_leader(), elector.check(60)
 
     def report(self) -> str:
         """Return the counts in one line."""

@@ -246,7 +246,7 @@ def test_questions_from_other_threads() -> None:
     def ask() -> None:
         try:
             while not done.is_set():
-                elector.check(3600), elector.is_leader(), elector.get_leader(), elector.term, elector.observed_record
+                elector.check(3600), elector.is_leader(), elector.get_leader(), elector.term
         except BaseException as error:  # noqa: BLE001  # the test shows it
             errors.append(error)
 

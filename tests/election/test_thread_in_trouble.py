@@ -14,7 +14,7 @@ from celery_leader.election import Candidacy, ElectionConfig, LeaderElector, Sys
 from celery_leader.election.thread import join
 from celery_leader.exceptions import StoreUnavailable
 from celery_leader.testing import sample_record
-from tests.election.running import FAST, SLOW, Harmful, Make, Uninterruptible, holder, leads
+from tests.election.running import FAST, SLOW, Harmful, Make, holder, leads
 from tests.waiting import eventually
 
 
@@ -98,20 +98,6 @@ def test_observers_that_block_or_raise_hold_up_nothing(threads: Make) -> None:
     assert thread.elector.join_observers(10)
 
 
-def test_a_lock_that_cannot_be_interrupted_is_slept_on_in_slices(threads: Make) -> None:
-    """stop() and wake() need not wait for its ten seconds."""
-    memory = MemoryLock()
-    leader = threads(memory, "a")
-    eventually(leads(leader))
-    lock = Uninterruptible(memory)
-    follower = threads(lock, "b")
-    eventually(lambda: len(lock.waits) > 1)
-    begun = time.monotonic()
-    assert follower.stop(10)
-    assert time.monotonic() - begun < 2
-    assert max(lock.waits) <= 0.1
-
-
 def test_a_wait_that_never_waits_is_no_storm(threads: Make) -> None:
     """A store that ends each wait at once (it is down, say) is not asked forty times a second."""
 
@@ -147,7 +133,7 @@ def test_nobody_waits_for_a_store_that_hangs(threads: Make, moment: str) -> None
     elector, answered = thread.elector, []
     requests = [
         elector.is_leader, elector.check, elector.get_leader, lambda: elector.term, lambda: elector.trust,
-        lambda: elector.observed_record, lambda: thread.is_alive, lambda: elector.join_observers(0),
+        lambda: thread.is_alive, lambda: elector.join_observers(0),
         thread.start, thread.wake, thread.resign, thread.drain, lambda: thread.stop(0),
     ]  # fmt: skip
 

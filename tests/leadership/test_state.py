@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -98,7 +99,7 @@ def test_who_takes_no_part_believes_in_nobody_s_trusts(monkeypatch: pytest.Monke
         assert celery_leader.is_leader()
         state.take_no_part()
         assert not celery_leader.is_leader()
-        assert not state.takes_part()
+        assert state._known_trusts() == {}
         assert state.TRUSTS_VARIABLE not in os.environ
     finally:
         shared_trust.unlink()
@@ -122,16 +123,19 @@ def leading(*, in_file: bool = False, token: int = 1) -> SharedTrust:
 
 
 def test_a_worker_names_its_trusts_to_the_children_that_it_spawns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fresh interpreter finds all of them, and none of a worker that has ended."""
+    """A fresh interpreter finds all of them, and none of a campaign that has ended."""
     monkeypatch.setenv(state.TRUSTS_VARIABLE, "{}")
     monkeypatch.setattr(state, "_trusts", None)
     shared_trusts = {"default": leading(in_file=True), "reports": SharedTrust.create(in_file=True)}
     try:
         state.register(shared_trusts)
-        monkeypatch.setattr(state, "_trusts", None)  # as in a child
-        assert celery_leader.is_leader()
-        assert not celery_leader.is_leader("reports")
-        assert state.takes_part()
+        with monkeypatch.context() as in_a_child:
+            in_a_child.setattr(state, "_trusts", None)
+            assert celery_leader.is_leader()
+            assert not celery_leader.is_leader("reports")
+            assert state._known_trusts().keys() == shared_trusts.keys()
+        state.unregister({"default": shared_trusts["default"]})
+        assert json.loads(os.environ[state.TRUSTS_VARIABLE]).keys() == {"reports"}
         state.unregister(shared_trusts)
         assert state.TRUSTS_VARIABLE not in os.environ
     finally:
@@ -154,7 +158,7 @@ def test_what_another_campaign_believes_is_kept() -> None:
         assert state.accepts_work("reports")
         assert not state.accepts_work("default")
         state.unregister({"reports": second})
-        assert not state.takes_part()
+        assert state._known_trusts() == {}
 
 
 def test_a_failing_task_leaves_no_term_behind() -> None:

@@ -163,9 +163,9 @@ class Story:
         """Return what the rest of the story depends on."""
         world, stored = self.world, self.world.store.stored
         electors = [node.elector for node in world.nodes]
-        tokens = {elector._highest_token for elector in electors}
+        tokens = {elector._observed.highest_token for elector in electors}
         tokens |= {elector._term.fencing_token for elector in electors if elector._term}
-        tokens |= {elector._observed.stored.record.fencing_token for elector in electors if elector._observed}
+        tokens |= {elector._observed.record.fencing_token for elector in electors if elector._observed.record}
         tokens |= {stored.record.fencing_token} if stored else set()
         tokens |= {wall := next_token(0, world.nodes[0].clock.utcnow())}  # what a newcomer would take
         rank = {token: place for place, token in enumerate(sorted(tokens))}
@@ -190,16 +190,16 @@ class Story:
             return late
         elector, now = node.elector, node.clock.monotonic()
         trust, observed, call = elector._trust, elector._observed, self.desk.pending.get(node)
-        seen = observed and (
-            rank[observed.stored.record.fencing_token],
-            bool(observed.stored.record.holder_identity),
+        seen = observed.record and (
+            rank[observed.record.fencing_token],
+            bool(observed.holder),
             observed.stored == self.world.store.stored,
             min(round(now - observed.since, 6), LEASE),
         )
         return (
             late,
             node.identity == self._holder(),
-            bool(observed) and observed.stored.record.holder_identity == node.identity,
+            observed.holder == node.identity,
             call and call.request and call.request.previous == self.world.store.stored,
             call and call.name,
             tuple(node.story),
@@ -208,7 +208,7 @@ class Story:
             trust and node.clock.real(trust.renewed_at) > self.world.lost_data_at,
             elector._term and rank[elector._term.fencing_token],
             elector._term and not trust and min(round(now - elector._sent_at, 6), DEADLINE),
-            rank[elector._highest_token],
+            rank[observed.highest_token],
             seen,
         )
 

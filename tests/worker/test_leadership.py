@@ -160,7 +160,7 @@ def test_a_stop_gives_the_lease_back_and_ends_everything(worker: LocalWorker) ->
     worker.controller.stop()
     assert stored(worker).holder_identity == ""
     assert not celery_leader.is_leader()
-    assert not state.takes_part()
+    assert state._known_trusts() == {}
     eventually(lambda: not leader_threads())
 
 

@@ -80,7 +80,7 @@ def test_a_worker_without_a_leader_takes_no_part(make_worker: MakeWorker) -> Non
     worker = make_worker(without_leader=True)
     worker.start()
     assert worker.leadership is None
-    assert not state.takes_part()
+    assert state._known_trusts() == {}
     assert not [name for name in leader_threads() if name != "celery-leader-watch"]
     assert worker.controller.stats().get("leader") is None
     worker_shutting_down.send(sender="w@here", sig="TERM", how="Warm", exitcode=0)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_leader import election
-from celery_leader.election import StopReason, StoredRecord, Term, Trust, config, limits, record
-from celery_leader.election import elector as elector_module
+from celery_leader.election import StopReason, StoredRecord, Term, Trust, config, limits, observation, record
 from celery_leader.election.elector import LeaderElector
 from celery_leader.election.limits import TOO_MANY
 from celery_leader.election.observation import Observation
@@ -27,10 +26,10 @@ def m01_inverted_expiry() -> None:
     """Takes over while the lease is alive, and waits when it is over."""
 
     def is_taken(self: LeaderElector, *, is_gone: bool = False) -> bool:
-        observed = self._observed
-        if observed is None or not observed.stored.record.holder_identity:
+        record = self._observed.record
+        if record is None or not record.holder_identity:
             return False
-        return self._clock.monotonic() - observed.since >= observed.stored.record.lease_duration
+        return self._observed.age() >= record.lease_duration
 
     LeaderElector._is_taken = is_taken
 
@@ -116,7 +115,7 @@ def m09_release_after_loss() -> None:
 @mutant()
 def m11_token_starts_anew() -> None:
     """Counts tokens from 1 when the store is empty."""
-    elector_module.next_token = lambda previous, now: previous + 1
+    observation.next_token = lambda previous, now: previous + 1
 
 
 @mutant()
@@ -160,7 +159,7 @@ def m14_wall_clock_deadlines() -> None:
 
     def mistaken(self: LeaderElector, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
-        self._clock = WallClock(self._clock)
+        self._clock = self._observed._clock = WallClock(self._clock)
 
     LeaderElector.__init__ = mistaken
 
@@ -191,12 +190,9 @@ def m18_callback_ends_the_elector() -> None:
 @mutant()
 def m19_own_lease() -> None:
     """Judges another's lease by its own configuration."""
-    lease_left = Observation.lease_left
 
-    def mistaken(self: Observation, now: float, *, own_lease: float, is_gone: bool = False) -> float:
-        record = replace(self.stored.record, lease_duration=own_lease)
-        changed = replace(self, stored=replace(self.stored, record=record))
-        return lease_left(changed, now, own_lease=own_lease, is_gone=is_gone)
+    def mistaken(self: Observation, *, is_gone: bool = False) -> float:
+        return self._config.lease_duration - self.age() if self.holder else 0.0
 
     Observation.lease_left = mistaken
 
@@ -209,7 +205,7 @@ def m20_trust_without_a_write() -> None:
     def optimistic(self: LeaderElector) -> bool:
         trust = self._trust
         won = attempt(self)
-        if not won and trust and self._observed and self._is_mine(self._observed.stored.record):
+        if not won and trust and self._is_mine(self._observed.record):
             now = self._clock.monotonic()
             self._trust = Trust(trust.term, renewed_at=now, until=now + self.config.renew_deadline)
         return won
@@ -247,12 +243,12 @@ def m23_release_before_trust_ends() -> None:
 
     def release(self: LeaderElector) -> bool:
         self._end_if_expired(self._clock.monotonic())
-        term, observed = self._term, self._observed
+        term = self._term
         if term is None or not self._trust:
             self._forget()
             return False
         try:
-            return self._write_release(term, observed.stored if observed else None)
+            return self._write_release(term, self._observed.stored)
         finally:
             self._forget()
             self._reports.stopped(term, StopReason.RELEASED)
@@ -305,20 +301,21 @@ def m26_unconfirmed_term_for_ever() -> None:
 @mutant()
 def m27_absurd_lease_outlives_its_record() -> None:
     """Waits for years for the lease of a record that was deleted."""
-    Observation.asks_too_much = lambda self, own_lease: False
+    Observation._asks_too_much = lambda self, record: False
 
 
 @mutant()
 def m28_last_token_outlives_its_record() -> None:
     """Refuses to lead after a token that has no successor, though its record was deleted."""
 
-    def new_token(self: LeaderElector, now: Any, previous: StoredRecord | None) -> int:
-        token = next_token(self._highest_token, now)
+    def following(self: Observation, now: Any, *, is_gone: bool) -> int:
+        token = next_token(self.highest_token, now)
         if token >= TOO_MANY:
             raise RecordDamaged("no room for another token")
+        self.highest_token = token
         return token
 
-    LeaderElector._new_token = new_token
+    Observation.next_token = following
 
 
 @mutant(killer="tests/election/test_record.py")
