@@ -33,7 +33,7 @@ def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, "celery_leader.tasks.once_per_tick"):
         assert is_dropped(deliver(runs.task))
     assert runs.count == 1
-    assert f"invoices[{TICK}] dropped: this tick was done" in caplog.text
+    assert f"invoices[{TICK}] dropped: this tick is done" in caplog.text
     assert (app.AsyncResult(TICK).state, app.AsyncResult(TICK).result) == ("SUCCESS", "ran")
     assert taken(app) == []
 

@@ -102,7 +102,7 @@ def test_a_tick_that_is_done_does_not_wait_for_ever(
     runs = Runs(app)
     Unavailable(monkeypatch, once_store, "done", 1)
     assert deliver(runs.task) is None
-    assert f"Tick {NAME} is done, which could not be noted" in caplog.text
+    assert f"Tick {NAME} is done, but that could not be noted" in caplog.text
 
 
 def test_a_claim_is_given_back_by_a_second_try(
@@ -132,7 +132,7 @@ def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
     runs = Runs(app, act)
     Unavailable(monkeypatch, once_store, "release", 2)
     assert "no" in str(deliver(runs.task).retval)
-    assert "can't be tried again before its claim has ended" in caplog.text
+    assert "failed, and can't run again before its claim has ended" in caplog.text
 
 
 def test_a_store_is_asked_for_a_week(app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch) -> None:
