@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar, NoReturn, TypeVar, overload
@@ -110,13 +110,11 @@ def _due_of(request: Any) -> datetime | None:
     A tick has a computed task id. A task that passes its headers on to the tasks it calls makes no ticks: their ids
     are random.
     """
-    headers = vars(request)  # Celery keeps a message's headers there
-    if DUE_HEADER not in headers:
-        headers = request.headers if isinstance(request.headers, Mapping) else {}  # of protocol 1
+    headers = vars(request) if DUE_HEADER in vars(request) else request.headers  # the latter by protocol 1
     try:
         due = datetime.fromisoformat(headers[DUE_HEADER])
         return due.astimezone(timezone.utc) if due.tzinfo and uuid.UUID(request.id).version == 5 else None
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):  # no tick of ours
+    except (KeyError, ValueError, TypeError, OverflowError):  # no tick of ours
         return None
 
 
@@ -136,8 +134,6 @@ class _Delivery:
         """Run the task by *call*, or end the delivery."""
         self._check_due_time()
         guard = guard_of(self._task.app)
-        if self._options.atomic:
-            guard.require_transactions()
         try:
             admission = guard.begin(self._tick, self._owner, self._claim_time())
         except StoreUnavailable as error:
@@ -178,6 +174,7 @@ class _Delivery:
         if self._options.timeout is not None:
             return self._options.timeout
         task = self._task
+        # Not every version of Celery copies the app's limit to the task.
         limit = (self._request.timelimit or (None,))[0] or task.time_limit or task.app.conf.task_time_limit
         return limit + CLAIM_MARGIN if limit else CLAIM_TIME
 
@@ -189,7 +186,7 @@ class _Delivery:
         """
         task, request = self._task, self._request
         pause = min(max(wait, SHORTEST_PAUSE), LONGEST_PAUSE)
-        if visibility := (task.app.conf.broker_transport_options or {}).get("visibility_timeout"):
+        if visibility := task.app.conf.broker_transport_options.get("visibility_timeout"):
             pause = min(pause, visibility / 4)  # the broker delivers again what a worker holds for longer
         options = {} if task.acks_late else {"retry": True, "retry_policy": _FOR_EVER}
         try:

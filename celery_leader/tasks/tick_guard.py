@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -58,17 +58,20 @@ class TickGuard:
         """Run a claimed tick: the end of the block notes it as done, an exception in the block gives its claim back.
 
         Raises:
+            ConfigurationError: The store has no transactions.
             RecordConflict: At the end of a transaction: another delivery has taken the tick over. All was rolled back.
         """
-        block = self.require_transactions().transaction(task_id, owner, self._retention) if in_transaction else None
         try:
-            with block or nullcontext():
+            with self._transaction(task_id, owner) if in_transaction else nullcontext():
                 yield
         except BaseException:
             self._release(task_id, owner)
             raise
         if not in_transaction:
             self._note(task_id, owner)
+
+    def _transaction(self, task_id: str, owner: str) -> AbstractContextManager[None]:
+        return self.require_transactions().transaction(task_id, owner, self._retention)
 
     def _note(self, task_id: str, owner: str) -> None:
         """Note that a tick is done. Its effect has happened, so a note that can't be written raises nothing."""

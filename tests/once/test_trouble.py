@@ -66,18 +66,20 @@ def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
 ) -> None:
     """It goes back, after a pause; if it was acknowledged and can't, the task fails for all to see."""
     pauses: list[float] = []
+    waits_for_broker: list[bool] = []
     monkeypatch.setattr(once_per_tick.time, "sleep", pauses.append)
     runs = Runs(app, acks_late=acks_late)
     once_store.begin(NAME, "other", 600)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
-        assert bool(kwargs.get("retry_policy")) is not acks_late
+        waits_for_broker.append(bool(kwargs.get("retry") and kwargs.get("retry_policy")))
         raise RuntimeError("refused")
 
     monkeypatch.setattr(type(app), "send_task", refuse)
     info = deliver(runs.task)
     assert info.state == ("REJECTED" if acks_late else "FAILURE")
     assert not acks_late or info.retval.requeue
+    assert waits_for_broker == [not acks_late]
     assert pauses == ([SHORTEST_PAUSE] if acks_late else [])
     assert runs.count == 0
 
