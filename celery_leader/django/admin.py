@@ -1,4 +1,4 @@
-"""Elections in the admin: to look at, not to change."""
+"""Elections in the admin, which shows them and changes nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from celery_leader.election.limits import shown
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
     from django.http import HttpRequest, HttpResponse
-    from django.utils.functional import _StrPromise
     from django.utils.safestring import SafeString
 
     ModelAdmin = admin.ModelAdmin[Any]
@@ -38,38 +37,38 @@ _NOTHING = "–"
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """A model whose rows its own program writes. They are read where the project keeps its elections."""
+    """The admin of a model whose rows only electors and beats write, in the database that keeps the elections."""
 
     list_per_page = 100
     show_full_result_count = False
 
     class Media:
-        """The style of badges and holders: in a file, because of content security policies."""
+        """The style of badges and holders. It is in a file: content security policies forbid inline styles."""
 
         css = {"all": ["celery_leader/admin.css"]}  # noqa: RUF012
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, str] | None = None) -> HttpResponse:
-        """Show the list; say so when its rows are old, because elections are kept elsewhere."""
+        """Show the list, and warn when its rows are old because elections are kept in another store."""
         if database_alias() is None:
             messages.warning(
                 request,
                 _(
-                    "Elections are kept in another store than the database (CELERY_LEADER_BACKEND): rows here are old. "
+                    "CELERY_LEADER_BACKEND keeps elections in another store than the database: rows here are old. "
                     "“celery -A … leader status” shows who leads."
                 ),
             )
         return super().changelist_view(request, extra_context)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: elections make themselves."""
+        """Return False: only electors create elections."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return False: a change by hand is a change behind the leader's back."""
+        """Return False: the leader would not expect a change by hand."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        """Return False: whose record is deleted may still lead."""
+        """Return False: the holder of a deleted record may still lead."""
         return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -112,7 +111,7 @@ class ElectionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("holder"), ordering="holder_identity", empty_value=_NOTHING)
     def holder(self, row: Election) -> SafeString | None:
-        """Return who leads, the host in bold: ``celery@**web-1**  4121``."""
+        """Return the holder, with its host in bold: ``celery@**web-1**  4121``."""
         if not row.holder_identity:
             return None
         holder = shown(row.holder_identity)
@@ -159,29 +158,29 @@ class PeriodicRunAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("task id"))
     def id_of_task(self, row: PeriodicRun) -> str:
-        """Return the id of the message."""
+        """Return the id of the run's task."""
         return shown(row.task_id)
 
     @admin.display(description=_("schedule"))
     def fingerprint(self, row: PeriodicRun) -> str:
-        """Return what tells the entry's schedule from others."""
+        """Return the fingerprint of the entry's schedule."""
         return shown(row.schedule)
 
     @admin.display(description=_("due"), ordering="due_at")
     def due(self, row: Any) -> SafeString | None:
-        """Return how long ago it was due."""
+        """Return how long ago the run was due."""
         return _ago(row.due_at, row.database_now)
 
     @admin.display(description=_("claimed"), ordering="claimed_at")
     def claimed(self, row: Any) -> SafeString | None:
-        """Return how long ago it was claimed."""
+        """Return how long ago the run was claimed."""
         return _ago(row.claimed_at, row.database_now)
 
 
 def split_identity(identity: str) -> tuple[str, str, str]:
-    """Return an identity's parts: what stands before its host, the host, and the process id.
+    """Return the parts of an identity ``name@host/pid/nonce``: ``name@``, the host and the process id.
 
-    An identity of another form than ``name@host/pid/nonce`` is all host.
+    An identity of another form is returned as the host.
     """
     parts = re.fullmatch(r"([^/@]*@)([^/@]+)/(\d+)/[^/]*", identity)
     return parts.groups() if parts else ("", identity, "")  # type: ignore[return-value]
@@ -199,27 +198,15 @@ def _ago(moment: datetime | None, now: datetime) -> SafeString | None:
 
 
 def _age(age: timedelta) -> str:
-    """Return *age* in the largest unit of which it has two: "95 s ago", "3 h ago"."""
+    """Return *age* in the largest unit of which it has two: "95 s ago", "3 h ago"; "in 95 s" when it is negative."""
     seconds = age / timedelta(seconds=1)
-    if seconds <= -1:
-        return _in_units(-seconds, _SOON)
-    return _in_units(max(seconds, 0), _AGO)
+    size, past, future = next(unit for unit in _UNITS if abs(seconds) >= 2 * unit[0] or unit[0] == 1)
+    return str(future if seconds <= -1 else past) % {"number": int(abs(seconds) // size)}
 
 
-def _in_units(seconds: float, units: tuple[tuple[int, _StrPromise], ...]) -> str:
-    size, text = next((size, text) for size, text in units if seconds >= 2 * size or size == 1)
-    return str(text) % {"number": int(seconds // size)}
-
-
-_AGO = (
-    (86400, _("%(number)d d ago")),
-    (3600, _("%(number)d h ago")),
-    (60, _("%(number)d min ago")),
-    (1, _("%(number)d s ago")),
-)
-_SOON = (
-    (86400, _("in %(number)d d")),
-    (3600, _("in %(number)d h")),
-    (60, _("in %(number)d min")),
-    (1, _("in %(number)d s")),
+_UNITS = (
+    (86400, _("%(number)d d ago"), _("in %(number)d d")),
+    (3600, _("%(number)d h ago"), _("in %(number)d h")),
+    (60, _("%(number)d min ago"), _("in %(number)d min")),
+    (1, _("%(number)d s ago"), _("in %(number)d s")),
 )

@@ -1,11 +1,7 @@
 """What a database keeps of elections.
 
-The names of elections stand here with the key prefix of their deployment (``proj:default``), so that two deployments
-can share a database.
-
-A later version adds the history of terms (``Term``: holder, token, from, to, reason) and the processes that take part
-(``Candidate``: identity, last seen, version). Both will be written by observers of the electors, best effort, whichever
-store holds the record; nothing here will change for them.
+The name of an election begins with the key prefix of its deployment (``proj:default``), so that two deployments can
+share a database.
 """
 
 from __future__ import annotations
@@ -19,9 +15,9 @@ from celery_leader.django.fields import ExactCharField, UtcDateTimeField
 from celery_leader.election import ElectionState, state_of
 from celery_leader.election.limits import shown
 
-#: How long an election's name may be, its prefix included.
+#: The longest name of an election, with its prefix.
 ELECTION_LENGTH = 255
-#: How long an entry's name may be. With the election's it fills what MySQL can index: 3072 bytes, 4 a character.
+#: The longest name of an entry. Together with the election's it fills an index of MySQL: 3072 bytes, 4 a character.
 ENTRY_LENGTH = 500
 
 
@@ -35,8 +31,8 @@ class Election(models.Model):
     renew_time = UtcDateTimeField(_("renewed (holder)"), null=True, blank=True, help_text=_("By the holder's clock."))
     leader_transitions = models.BigIntegerField(_("transitions"), default=0)
     fencing_token = models.BigIntegerField(_("token"), default=0)
-    deployment = models.TextField(_("deployment"), blank=True, default="", help_text=_("What the holder belongs to."))
-    version = models.CharField(_("version"), max_length=32, help_text=_("Another after each write."))
+    deployment = models.TextField(_("deployment"), blank=True, default="", help_text=_("The holder's app and broker."))
+    version = models.CharField(_("version"), max_length=32, help_text=_("Changes with each write."))
     renewed_at = UtcDateTimeField(
         _("renewed"), null=True, blank=True, help_text=_("By the database's clock. For display only.")
     )
@@ -58,55 +54,56 @@ class Election(models.Model):
         return state_of(self.holder_identity, self.lease_duration, age)
 
 
-class Fence(models.Model):
-    """The token of an election's current term, in a row that only takeovers write.
-
-    A transaction that locks it commits before the next term begins, and no renewal ever waits for it.
-    """
+class ElectionToken(models.Model):
+    """A token of an election, in a row of its own."""
 
     election = ExactCharField(_("election"), max_length=ELECTION_LENGTH, primary_key=True)
     token = models.BigIntegerField(_("token"))
 
     class Meta:
+        """Columns for the models below."""
+
+        abstract = True
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        """Return the election's name and the token."""
+        return f"{self.election}: {self.token}"
+
+
+class Fence(ElectionToken):
+    """The token of an election's current term. Only takeovers write it.
+
+    A transaction that locks it commits before the next term begins. No renewal ever waits for it.
+    """
+
+    class Meta(ElectionToken.Meta):
         """Names."""
 
         verbose_name = _("fence")
         verbose_name_plural = _("fences")
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        """Return the election's name and the token."""
-        return f"{self.election}: {self.token}"
 
 
-class LedgerTerm(models.Model):
+class LedgerTerm(ElectionToken):
     """The greatest token that ever opened an election's ledger.
 
-    A row of its own: transactions that lock the :class:`Fence` may last, and beat must not wait for them.
+    It is not the :class:`Fence`: a transaction may lock that for long, and a beat must not wait for it.
     """
 
-    election = ExactCharField(_("election"), max_length=ELECTION_LENGTH, primary_key=True)
-    token = models.BigIntegerField(_("token"))
-
-    class Meta:
+    class Meta(ElectionToken.Meta):
         """Names."""
 
         verbose_name = _("term of a ledger")
         verbose_name_plural = _("terms of ledgers")
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        """Return the election's name and the token."""
-        return f"{self.election}: {self.token}"
 
 
 class DeliveredTick(models.Model):
-    """What became of a tick at its consumers: a row of a :class:`celery_leader.backends.OnceStore`."""
+    """What the consumers made of a tick: a row of a :class:`celery_leader.backends.OnceStore`."""
 
     tick = ExactCharField(
         _("tick"), max_length=ELECTION_LENGTH, primary_key=True, help_text=_("The id of its task, after the prefix.")
     )
-    owner = models.CharField(_("owner"), max_length=32, help_text=_("The delivery that runs it, or has run it."))
+    owner = models.CharField(_("owner"), max_length=32, help_text=_("The delivery that runs it or has run it."))
     done = models.BooleanField(_("done"), default=False)
     ends_at = UtcDateTimeField(
         _("ends"), db_index=True, help_text=_("When the claim or the note ends, by the database's clock.")
@@ -120,7 +117,7 @@ class DeliveredTick(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        """Return the tick and what became of it."""
+        """Return the tick, and whether it is done."""
         return f"{self.tick}: {'done' if self.done else 'claimed'}"
 
 
@@ -130,7 +127,7 @@ class PeriodicRun(models.Model):
     election = ExactCharField(_("election"), max_length=ELECTION_LENGTH)
     entry = ExactCharField(_("entry"), max_length=ENTRY_LENGTH)
     due_at = UtcDateTimeField(_("due"))
-    token = models.BigIntegerField(_("token"), help_text=_("Of the term that claimed it."))
+    token = models.BigIntegerField(_("token"), help_text=_("The token of the term that claimed it."))
     task_id = models.TextField(_("task id"))
     run_count = models.BigIntegerField(_("runs"))
     claimed_at = UtcDateTimeField(_("claimed"), help_text=_("By the leader's clock."))
@@ -147,5 +144,5 @@ class PeriodicRun(models.Model):
 
     def __str__(self) -> str:
         """Return the entry's name and when it was due."""
-        due = f"{self.due_at:%Y-%m-%d %H:%M:%S}" if self.due_at else "?"  # what no date can hold is read as None
+        due = f"{self.due_at:%Y-%m-%d %H:%M:%S}" if self.due_at else "?"  # None stands for a time that no date can hold
         return f"{shown(self.entry)} @ {due}"

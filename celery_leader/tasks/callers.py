@@ -1,4 +1,4 @@
-"""Who calls a guarded task like a function: code that may, or Celery, on behalf of a message."""
+"""On whose behalf a guarded task is called like a function: code may do that, Celery may not do it for a message."""
 
 # ruff: noqa: SLF001  # Celery has nothing public for any of this
 from __future__ import annotations
@@ -14,30 +14,29 @@ from celery.app.task import Context
 from celery.backends.base import Backend
 from celery.canvas import Signature
 
-#: Celery's tasks that call another task, like a function, wherever they run.
+#: Celery's tasks that call another task like a function, in whichever worker they run.
 MAPS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
 
 
 def was_delivered(request: Any) -> bool:
-    """Return whether a message made *request*, and not an eager or a direct call.
+    """Return whether a message started *request*; an eager or a direct call did otherwise.
 
-    Nothing that a message says is believed: it can set every attribute of its request, "is_eager" too, but it can't
-    remove the properties that only messages have. (A task that calls itself copies its request.)
+    Only the properties tell: Celery gives them to each message, and to no other call. A message can set every other
+    attribute of its request, "is_eager" too, but it can't remove its properties.
     """
-    is_eager = request.is_eager and "properties" not in vars(request)
-    return not request.called_directly and not is_eager
+    return "properties" in vars(request)
 
 
 def delivery_of(task: Task) -> Any:
-    """Return the request with which a message brought *task* here, None when it runs eagerly or was called directly."""
+    """Return the request of the message that started *task*, None when it runs eagerly or was called directly."""
     request = task.request
     return request if was_delivered(request) else None
 
 
 def map_that_calls(task: Task) -> str | None:
-    """Return which of Celery's tasks that call others calls *task*, if a message brought it, or a failure calls it.
+    """Return the name of the map that calls *task* on behalf of a message, None when no map does.
 
-    One may call the other.
+    One map may call another. Its message may be its own, or that of a failed task whose error callback it is.
     """
     for caller in reversed([each for each in _task_stack.stack if each is not task]):
         if caller.name not in MAPS:
@@ -48,27 +47,27 @@ def map_that_calls(task: Task) -> str | None:
 
 
 def failure_that_calls(task: Task) -> tuple[Signature, Context] | None:
-    """Return by which error callback Celery calls *task* like a function, and the request of the task that failed.
+    """Return the error callback by which Celery calls *task* like a function, and the request of the failed task.
 
-    It does so with callbacks of several arguments, in the worker where the other task failed, even in its main process.
+    Celery calls error callbacks of several arguments in the worker where the task failed, even in its main process.
     """
     called = _error_callbacks()
-    if called is None or "g" in called or called["errback"].type is not task:
-        return None  # the code of another callback may call what it likes
+    if called is None or called["errback"].type is not task:
+        return None  # the code of another callback may call any task
     return called["errback"], called["request"]
 
 
 def a_message_pretends() -> bool:
-    """Return whether Celery applies something, instead of sending it, because a message says that it runs eagerly."""
+    """Return whether Celery applies something, instead of sending it, because a message claims to run eagerly."""
     if (called := _error_callbacks()) and "g" in called:
         return True
     return any(request.is_eager and was_delivered(request) for request in _requests())
 
 
 def _error_callbacks() -> dict[str, Any] | None:
-    """Return the variables of the function by which Celery calls and sends error callbacks, if it runs for a message.
+    """Return the variables of Celery's function that runs error callbacks, None when it does not run for a message.
 
-    Nothing else tells who calls. Its "g" are the callbacks that it sends, once it has called the others.
+    Nothing else names the caller. Its "g" is the group of callbacks that it sends after it has called the others.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_code is not Backend._call_task_errbacks.__code__:
@@ -81,6 +80,6 @@ def _runs_eagerly(failed: Context) -> bool:
 
 
 def _requests() -> Iterator[Context]:
-    """Yield the requests of all tasks that run here, one within the other."""
+    """Yield the requests of all tasks that run in this thread, each inside another."""
     for task in _task_stack.stack:
         yield from task.request_stack.stack

@@ -1,9 +1,10 @@
-"""What both guards share: how they get hold of a task, however it is declared, and of the message that came for it."""
+"""What both guards share: how they get hold of a task, however it is declared, and of the message that started it."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,29 +18,29 @@ from celery_leader.tasks.callers import delivery_of
 
 
 class GoBack(Reject, Ignore):
-    """Returns a message to its queue. An Ignore as well, so that ``autoretry_for`` lets it pass."""
+    """Returns a message to its queue. It is an Ignore as well, because ``autoretry_for`` must let it pass."""
 
 
 class TurnedAway(Ignore):
     """Ends a delivery that did not run its task."""
 
 
-class Guard:
-    """Stands between a message and the code of a task. The decorators' options are fields of subclasses."""
+class Guard(ABC):
+    """Stands between a message and the code of a task. A subclass holds the options of its decorator."""
 
     #: The decorator's name.
     decorator: ClassVar[str]
-    #: How the decorator is written with an option.
+    #: An option of the decorator, as a user writes it.
     example: ClassVar[str]
 
     @property
     def mark(self) -> str:
-        """The attribute by which a guarded function, and a delivery that was admitted, names its guard."""
+        """The attribute that names the guard of a function, and of a delivery that the guard has admitted."""
         return f"__{self.decorator}__"
 
+    @abstractmethod
     def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
         """Run *task* by *call*, or end the delivery *request* by an exception. Called once a delivery."""
-        raise NotImplementedError
 
     def called_directly(self, task: Task, call: Callable[[], Any]) -> Any:
         """Run *task*, which was called like a function, or eagerly."""
@@ -47,22 +48,23 @@ class Guard:
 
 
 def guarded(target: Any, guard: Guard) -> Any:
-    """Return *target*, a function or a task class, under *guard*.
+    """Return *target*, a function or a task class, under *guard*; for None, the decorator that does this.
 
     Raises:
         ConfigurationError: *target* is something else, or something that can't be guarded.
     """
     name = guard.decorator
+    if target is None:
+        return functools.partial(guarded, guard=guard)
     if isinstance(target, (Task, Proxy)):
         raise ConfigurationError(f"@{name} stands above @app.task here; put it below, next to the function.")
     if isinstance(target, type):
         return _guarded_class(target, guard)
-    if isinstance(target, (staticmethod, classmethod)):
-        return type(target)(guarded(target.__func__, guard))
-    if not callable(target):
+    function = _unbound(target)
+    if not callable(function):
         raise ConfigurationError(f"@{name} got {target!r}; options are given by name, as in @{name}({guard.example}).")
-    if hasattr(target, guard.mark):
-        raise ConfigurationError(f"@{name} stands twice on {target.__qualname__}; only one of them could count.")
+    if hasattr(function, guard.mark):
+        raise ConfigurationError(f"@{name} stands twice on {function.__qualname__}; only one of them could count.")
     return _guarded_function(target, guard)
 
 
@@ -71,35 +73,43 @@ def guard_on(task: Any, mark: str) -> Any:
     return getattr(getattr(task, "run", None), mark, None)
 
 
-def _guarded_function(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
+def _guarded_function(target: Any, guard: Guard) -> Any:
+    """Return *target*, a function, class method or static method, under *guard*."""
+    function = _unbound(target)
+    if function is not target:
+        return type(target)(_guarded_function(function, guard))
     if inspect.iscoroutinefunction(function):
         raise ConfigurationError(
             f"@{guard.decorator} can't guard {function.__qualname__}, which is a coroutine function: its code would "
-            "run after the guard has ended. Make a plain function of it (asyncio.run), and guard that."
+            "run after the guard has ended. Write a plain function that runs it (asyncio.run), and guard that."
         )
 
     @functools.wraps(_with_name(function, guard))
     def run(*args: Any, **kwargs: Any) -> Any:
         call = functools.partial(function, *args, **kwargs)
         task = args[0] if args and isinstance(args[0], Task) else get_current_task()
-        if guard_on(task, guard.mark) is not guard:  # part of another task, or a subclass has a guard of its own
+        if guard_on(task, guard.mark) is not guard:  # called by another task, or by a subclass with a guard of its own
             return call()
         request = delivery_of(task)
         if request is None:
             return guard.called_directly(task, call)
-        if vars(request).get(guard.mark) is guard:  # admitted; now it calls itself, or its base class
+        if vars(request).get(guard.mark) is guard:  # the task was admitted, and now calls itself or its base class
             return call()
         setattr(request, guard.mark, guard)
         return guard.admit(task, request, call)
 
     setattr(run, guard.mark, guard)
-    # Celery checks calls against the signature, and asks in a way that does not look through wrappers.
+    # Celery checks calls against the signature, and asks for it in a way that does not look through wrappers.
     run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # functions take any attribute
     return run
 
 
+def _unbound(target: Any) -> Any:
+    return target.__func__ if isinstance(target, (staticmethod, classmethod)) else target
+
+
 def _with_name(function: Any, guard: Guard) -> Any:
-    """Return the function that has the name of *function*, which may be a partial: tasks are named after it."""
+    """Return *function*, or what it is a partial of: a task is named after a function, and a partial has no name."""
     while isinstance(function, functools.partial):
         function = function.func
     if not hasattr(function, "__name__"):
@@ -108,7 +118,7 @@ def _with_name(function: Any, guard: Guard) -> Any:
 
 
 def _guarded_class(cls: Any, guard: Guard) -> Any:
-    """Guard what the worker calls of a task class, and of each of its subclasses that has its own."""
+    """Guard what a worker calls of a task class, and of each subclass that defines its own."""
     if not issubclass(cls, Task):
         raise ConfigurationError(
             f"@{guard.decorator} guards functions and task classes; {cls.__qualname__} is neither."
@@ -136,8 +146,4 @@ def _called_by_workers(cls: Any) -> list[str]:
 
 
 def _guard_method(cls: type, name: str, guard: Guard) -> None:
-    method = inspect.getattr_static(cls, name)
-    if isinstance(method, (staticmethod, classmethod)):
-        setattr(cls, name, type(method)(_guarded_function(method.__func__, guard)))
-    else:
-        setattr(cls, name, _guarded_function(method, guard))
+    setattr(cls, name, _guarded_function(inspect.getattr_static(cls, name), guard))

@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 #: A function or a task class.
 Target = TypeVar("Target", bound=Callable[..., Any])
 
-#: What a follower may do with a message that came by another queue than the leader's.
+#: What a follower may do with a message that reached it by another queue than the leader's.
 OnFollower = Literal["forward", "skip", "raise"]
 
-#: The header of a message that reached a follower by another queue, and is not forwarded: added by the worker's main
-#: process. A message that has it from the start only loses its own run.
+#: The header of a message that reached a follower by another queue, and is not forwarded. The worker's main process
+#: adds it. A sender who forges it only loses that one run.
 TO_FOLLOWER_HEADER = "leader_to_follower"
 
 
@@ -43,7 +43,7 @@ class LeaderOnly(Guard):
     on_follower: OnFollower
 
     def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
-        """Run *task* in the term that lasts now, or turn its message away."""
+        """Run *task* in the current term, or turn its message away."""
         term = state.current_term(self.election) if state.accepts_work(self.election) else None
         if term is None:
             self._turn_away(task, request)
@@ -51,30 +51,30 @@ class LeaderOnly(Guard):
             return call()
 
     def called_directly(self, task: Task, call: Callable[[], Any]) -> Any:
-        """Run *task* as its caller's code asks; where Celery calls it on a message's behalf, refuse."""
+        """Run *task* when code calls it; refuse when Celery does so on behalf of a message."""
         if failure := failure_that_calls(task):
             return self._leave_to_the_leader(task, *failure)
         if caller := map_that_calls(task):
             raise NotLeader(
-                f"{task.name} is reserved for the leader of {self.election!r}, and {caller} calls it in any "
-                "worker. Send a group instead of map, starmap or chunks."
+                f"{self._reserved(task.name)}, but {caller} calls it in any worker. Send a group instead of map, "
+                "starmap or chunks."
             )
         if a_message_pretends():
-            raise NotLeader(
-                f"{task.name} is reserved for the leader of {self.election!r}, and was called for a message that says "
-                "that it runs eagerly, which no message does."
-            )
+            raise NotLeader(f"{self._reserved(task.name)}, but a message that claims to run eagerly calls it here.")
         return call()
 
+    def _reserved(self, what: str) -> str:
+        return f"{what} is reserved for the leader of {self.election!r}"
+
     def _leave_to_the_leader(self, task: Task, errback: Signature, failed: Context) -> None:
-        """Send an error callback that has all its arguments. The others' arguments can't be sent."""
+        """Send an error callback that has all its arguments. Other arguments, such as a traceback, can't be sent."""
         if errback.immutable:
             errback.apply_async()
             return
         logger.error(
             "%s did not run for the failure of %s: Celery calls an error callback of several arguments in the "
             "worker where the task failed, but it is reserved for the leader of %r. "
-            "Declare it with one argument, the id of the failed task; then it is sent to the leader.",
+            "Declare it with one argument, the id of the failed task; then Celery sends it to the leader.",
             task.name, shown(f"{failed.task}[{failed.id}]"), self.election,
         )  # fmt: skip
 
@@ -82,13 +82,13 @@ class LeaderOnly(Guard):
         what = shown(f"{task.name}[{request.id}]")
         if task.app not in apps_set_up:
             raise NotLeader(
-                f"{what} is reserved for the leader of {self.election!r}, but this worker's app takes part in no "
-                "election: call celery_leader.setup(app) where the app is made."
+                f"{self._reserved(what)}, but this worker's app takes part in no election: call "
+                "celery_leader.setup(app) where the app is made."
             )
-        if TO_FOLLOWER_HEADER not in vars(request):  # leadership ended since the message was received
-            raise GoBack(f"{what}: not the leader of {self.election!r} any more", requeue=True)
+        if TO_FOLLOWER_HEADER not in vars(request):  # leadership ended after the message was received
+            raise GoBack(f"{self._reserved(what)}, and this worker no longer leads", requeue=True)
         if self.on_follower == "raise":
-            raise NotLeader(f"{what} is reserved for the leader of {self.election!r}; this worker is not it.")
+            raise NotLeader(f"{self._reserved(what)}, and this worker does not lead.")
         logger.info("%s skipped: this worker does not lead %r", what, self.election)
         task.update_state(state=IGNORED)
         raise TurnedAway
@@ -103,38 +103,33 @@ def leader_only(
 ) -> Target | Callable[[Target], Target]:
     """Let a task run on the leader only.
 
-    It stands below ``@app.task``, or above a task class, whose subclasses are then guarded as well::
+    Put it below ``@app.task``, or above a task class; then all subclasses are guarded as well::
 
         @app.task
         @leader_only
         def close_the_day(): ...
 
-    Calls are routed to a queue that only the leader consumes; without a leader they wait there. The message is
-    acknowledged when the task has ended, so that it can go back to the queue when its worker stops leading before
-    the task began. A task that has begun goes on when leadership is lost: it may ask
-    :func:`~celery_leader.is_leader`, and hand :func:`~celery_leader.fencing_token` to the systems that it writes to.
-    Direct calls, ``.apply()`` and eager mode just run.
+    Calls go to a queue that only the leader consumes; without a leader they wait there. The worker acknowledges the
+    message when the task has ended, so the message can go back to the queue if the worker stops leading before the
+    task begins. A task that has begun goes on when leadership is lost: it may ask :func:`~celery_leader.is_leader`,
+    and pass :func:`~celery_leader.fencing_token` to the systems that it writes to. Direct calls, ``.apply()`` and
+    eager mode run the task at once, without an election.
 
     Args:
         function: The task's function or class, when used without parentheses.
-        election: Whose leader runs it.
+        election: The election whose leader runs the task.
         on_follower: What to do with a message that reaches a follower by another queue: ``forward`` it to the leader's
             queue, ``skip`` it (state IGNORED), or ``raise`` :class:`~celery_leader.exceptions.NotLeader`.
 
     Raises:
-        ConfigurationError: An option is wrong, or the decorator stands on something that it can't guard.
+        ConfigurationError: An option is wrong, or the decorator can't guard its target.
     """
     if on_follower not in get_args(OnFollower):
         raise ConfigurationError(f"on_follower must be one of {', '.join(get_args(OnFollower))}, got {on_follower!r}.")
-    guard = LeaderOnly(election, on_follower)
-
-    def decorate(target: Target) -> Target:
-        return guarded(target, guard)  # type: ignore[no-any-return]  # the same kind of thing
-
-    return decorate if function is None else decorate(function)
+    return guarded(function, LeaderOnly(election, on_follower))  # type: ignore[no-any-return]  # as the overloads say
 
 
 def mark_of(task: Any) -> LeaderOnly | None:
-    """Return what :func:`leader_only` says of *task*, None for a task that runs anywhere."""
+    """Return the options of :func:`leader_only` on *task*, None for a task that runs anywhere."""
     guard: LeaderOnly | None = guard_on(task, "__leader_only__")
     return guard

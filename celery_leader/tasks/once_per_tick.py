@@ -1,11 +1,11 @@
-"""``@once_per_tick``: ticks that have one effect, however often their messages are delivered."""
+"""``@once_per_tick``: a tick has one effect, however often its message is delivered."""
 
 from __future__ import annotations
 
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar, NoReturn, TypeVar, overload
@@ -24,14 +24,14 @@ logger = logging.getLogger(__name__)
 #: A function or a task class.
 Target = TypeVar("Target", bound=Callable[..., Any])
 
-#: How long (seconds) the claim of a tick lasts whose task has no time limit, and how much longer than a time limit the
-#: claim of a task that has one: a task is killed a moment after its limit.
+#: How long (seconds) a claim lasts for a task without a time limit, and how much longer than its time limit for a task
+#: with one: a task is killed a moment after its limit.
 CLAIM_TIME, CLAIM_MARGIN = 3600.0, 10.0
-#: How long (seconds) a delivery that may not run waits until its next look, at least and at most.
+#: How long (seconds) a delivery that may not run is put off, at least and at most.
 SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 10.0
 #: How far (seconds) the leader's clock may be ahead of this machine's. Celery warns of more than 16.
 CLOCK_TOLERANCE = 15.0
-#: How a message without late acknowledgement is put off: nobody else has it, so a broker that is away is waited for.
+#: How a message that was acknowledged early is sent again: the broker has no copy, so the worker waits for the broker.
 _FOR_EVER = {"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 2.0}
 
 
@@ -46,15 +46,9 @@ class OncePerTick(Guard):
     atomic: bool
 
     def admit(self, task: Task, request: Any, call: Callable[[], Any]) -> Any:
-        """Run *task*, unless *request* is a tick that was run, or is being run."""
+        """Run *task*, unless *request* is a tick that has run or is running."""
         due = _due_of(request)
-        if due is None:
-            return call()
-        early = (due - datetime.now(timezone.utc)).total_seconds()
-        if early > CLOCK_TOLERANCE:
-            why = f"by this machine's clock it is due in {early:.0f} s; set the clock, or the leader's"
-            _put_off(task, request, early, why, level=logging.WARNING)
-        return _Run(self, task, request, due).go(call)
+        return call() if due is None else _Delivery(self, task, request, due).run(call)
 
 
 @overload
@@ -66,48 +60,42 @@ def once_per_tick(
 ) -> Target | Callable[[Target], Target]:
     """Let a tick have its effect once, even if its message is delivered twice.
 
-    It stands below ``@app.task``, above or below ``@leader_only``, or above a task class, whose subclasses are then
-    guarded as well::
+    Put it below ``@app.task``, above or below ``@leader_only``, or above a task class; then all subclasses are guarded
+    as well::
 
         @app.task
         @once_per_tick
         def send_invoices(): ...
 
-    It guards the messages of periodic ticks that a leader's beat sent; called in any other way, the task just
-    runs. Any worker may run it, whether it takes part in an election or not: the app's ``leader_backend`` is asked
-    whether the tick was done.
+    It guards the messages that a leader's beat sends for periodic ticks; called in any other way, the task runs
+    without a guard. Any worker may run it, whether it takes part in an election or not. Each delivery asks the store
+    of ``leader_backend`` about its tick:
 
-    * It was: the message is dropped. The task's state stays as it is.
-    * Another delivery runs it: this one is put off, by a copy of the message with a countdown, until the other is
-      done (then it is dropped) or has failed or its claim has ended (then it runs).
-    * Neither: it claims the tick, runs, and notes that the tick is done. A task that raises gives the claim back, so
-      that a retry or another delivery runs it again. One whose process is killed keeps it until it ends by itself.
-    * The store does not answer: the message is put off as well; it is neither lost nor run blindly.
+    * The tick is done: the message is dropped. The task's state stays as it is.
+    * Another delivery runs the tick: this one is put off, by a copy of the message with a countdown. It is dropped
+      once the other is done, and runs once the other has failed or its claim has ended.
+    * Neither: the delivery claims the tick, runs, and notes that the tick is done. A task that raises gives the claim
+      back, so that a retry or another delivery runs. When the process is killed, the claim ends by its own time.
+    * The store does not answer: the message is put off as well. It is neither lost nor run blindly.
 
     A process that is killed after the effect and before the note leaves the effect without a note: the next delivery
-    runs again. ``atomic=True`` closes that gap for what the task writes to the leader's database.
+    runs the tick again. ``atomic=True`` closes that gap for what the task writes to the leader's database.
 
     Args:
         function: The task's function or class, when used without parentheses.
-        timeout: How long (seconds) a claim lasts: longer than the task ever runs, because a delivery that comes after
-            it runs beside the first. A killed worker's tick waits so long. When omitted, the task's hard time limit
-            and 10 s, or an hour for a task without one.
-        atomic: Run the function in a transaction of the backend's database (``django-db://``), in which the tick is
-            noted as done, too: both are committed, or neither. A run whose claim has ended is rolled back if another
-            has taken over.
+        timeout: How long (seconds) a claim lasts. Choose longer than the task ever runs: when the claim has ended, a
+            second delivery runs beside the first. The tick of a killed worker waits for that long. When omitted, it is
+            the task's hard time limit and 10 s, or an hour for a task without one.
+        atomic: Run the function in a transaction of the backend's database (``django-db://``), together with the note
+            that the tick is done: both are committed, or neither. A run whose claim has ended is rolled back if
+            another delivery has taken over.
 
     Raises:
-        ConfigurationError: ``timeout`` is no positive number of seconds, or the decorator stands on something that it
-            can't guard.
+        ConfigurationError: ``timeout`` is no positive number of seconds, or the decorator can't guard its target.
     """
     if timeout is not None and not is_duration(timeout):
         raise ConfigurationError(f"timeout must be a positive number of seconds, ten years at most, got {timeout!r}.")
-    guard = OncePerTick(timeout, atomic)
-
-    def decorate(target: Target) -> Target:
-        return guarded(target, guard)  # type: ignore[no-any-return]  # the same kind of thing
-
-    return decorate if function is None else decorate(function)
+    return guarded(function, OncePerTick(timeout, atomic))  # type: ignore[no-any-return]  # as the overloads say
 
 
 def is_atomic(task: Any) -> bool:
@@ -117,62 +105,67 @@ def is_atomic(task: Any) -> bool:
 
 
 def _due_of(request: Any) -> datetime | None:
-    """Return when the tick of this message was due, None when it is no tick's: its id is computed, not random.
+    """Return the due time of the tick that *request* delivers, None when it delivers no tick.
 
-    Tasks that hand their headers on to those that they call make no ticks of them.
+    A tick has a computed task id. A task that passes its headers on to the tasks it calls makes no ticks: their ids
+    are random.
     """
-    headers = vars(request)  # Celery keeps a message's headers there
-    if DUE_HEADER not in headers:
-        headers = request.headers if isinstance(request.headers, Mapping) else {}  # of protocol 1
+    headers = vars(request) if DUE_HEADER in vars(request) else request.headers  # the latter by protocol 1
     try:
         due = datetime.fromisoformat(headers[DUE_HEADER])
         return due.astimezone(timezone.utc) if due.tzinfo and uuid.UUID(request.id).version == 5 else None
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):  # no tick of ours
+    except (KeyError, ValueError, TypeError, OverflowError):  # no tick of ours
         return None
 
 
-class _Run:
+class _Delivery:
     """One delivery of a tick."""
 
     def __init__(self, options: OncePerTick, task: Task, request: Any, due: datetime) -> None:
         self._options = options
         self._task = task
         self._request = request
-        # The due time is part of the name: who computes the id of a coming tick can't have that done ahead of time.
+        self._due = due
+        # The due time is part of the name: a sender who computes the id of a coming tick can't get it done early.
         self._tick = f"{request.id}@{due.isoformat()}"
         self._owner = uuid.uuid4().hex
 
-    def go(self, call: Callable[[], Any]) -> Any:
-        """Run it, or end the delivery."""
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Run the task by *call*, or end the delivery."""
+        self._check_due_time()
         guard = guard_of(self._task.app)
-        if self._options.atomic:
-            guard.require_transactions()
         try:
             admission = guard.begin(self._tick, self._owner, self._claim_time())
         except StoreUnavailable as error:
-            self._put_off(LONGEST_PAUSE, f"whether it was done is not known: {error}")
+            self._put_off(LONGEST_PAUSE, f"whether it is done is unknown: {error}")
         if admission.is_done:
-            logger.info("%s[%s] dropped: this tick was done", self._task.name, self._request.id)
+            logger.info("%s[%s] dropped: this tick is done", self._task.name, self._request.id)
             raise TurnedAway
         if not admission.may_run:
             self._put_off(admission.wait, "another delivery of this tick runs")
-        return self._run(guard, call)
+        return self._run_claimed(guard, call)
 
-    def _run(self, guard: TickGuard, call: Callable[[], Any]) -> Any:
+    def _check_due_time(self) -> None:
+        early = (self._due - datetime.now(timezone.utc)).total_seconds()
+        if early > CLOCK_TOLERANCE:
+            why = f"by this machine's clock it is due in {early:.0f} s; set this clock or the leader's"
+            self._put_off(early, why, level=logging.WARNING)
+
+    def _run_claimed(self, guard: TickGuard, call: Callable[[], Any]) -> Any:
         returned, ignored = False, None
         try:
             with guard.running(self._tick, self._owner, in_transaction=self._options.atomic):
                 try:
                     result = call()
-                except Ignore as error:  # replaced itself, say: it has ended well, unless it never began
-                    if isinstance(error, (Reject, TurnedAway)):
+                except Ignore as error:  # the task is done: it has replaced itself, for example
+                    if isinstance(error, (Reject, TurnedAway)):  # it is not
                         raise
                     result, ignored = None, error
                 returned = True
         except RecordConflict:
-            if not returned:
+            if not returned:  # the task's own
                 raise
-            self._put_off(SHORTEST_PAUSE, "it ran longer than its claim lasted, and all was rolled back")
+            self._put_off(SHORTEST_PAUSE, "it ran longer than its claim lasted, and all its writes were rolled back")
         if ignored:
             raise ignored
         return result
@@ -181,29 +174,27 @@ class _Run:
         if self._options.timeout is not None:
             return self._options.timeout
         task = self._task
+        # Not every version of Celery copies the app's limit to the task.
         limit = (self._request.timelimit or (None,))[0] or task.time_limit or task.app.conf.task_time_limit
         return limit + CLAIM_MARGIN if limit else CLAIM_TIME
 
-    def _put_off(self, wait: float, why: str) -> NoReturn:
-        _put_off(self._task, self._request, wait, why)
+    def _put_off(self, wait: float, why: str, *, level: int = logging.INFO) -> NoReturn:
+        """Send the same message again with a countdown, and end this delivery.
 
-
-def _put_off(task: Task, request: Any, wait: float, why: str, *, level: int = logging.INFO) -> NoReturn:
-    """End this delivery, after sending the same message again with a countdown.
-
-    Not by giving it back: the broker would deliver it again at once, and again, and can't take back what was
-    acknowledged early.
-    """
-    pause = min(max(wait, SHORTEST_PAUSE), LONGEST_PAUSE)
-    if visibility := (task.app.conf.broker_transport_options or {}).get("visibility_timeout"):
-        pause = min(pause, visibility / 4)  # a message that waits longer than that is delivered again meanwhile
-    options = {} if task.acks_late else {"retry": True, "retry_policy": _FOR_EVER}
-    try:
-        task.signature_from_request(request, countdown=pause, **options).apply_async()
-    except Exception as error:  # whatever it is, the message must not be lost
-        if not task.acks_late:
-            raise
-        time.sleep(SHORTEST_PAUSE)  # the broker delivers it again at once
-        raise GoBack(f"{task.name}[{request.id}] could not be put off: {error}", requeue=True) from error
-    logger.log(level, "%s[%s] put off for %.1f s: %s", task.name, request.id, pause, why)
-    raise TurnedAway
+        A message that goes back to its queue would come again at once, and a message that was acknowledged early can't
+        go back.
+        """
+        task, request = self._task, self._request
+        pause = min(max(wait, SHORTEST_PAUSE), LONGEST_PAUSE)
+        if visibility := task.app.conf.broker_transport_options.get("visibility_timeout"):
+            pause = min(pause, visibility / 4)  # the broker delivers again what a worker holds for longer
+        options = {} if task.acks_late else {"retry": True, "retry_policy": _FOR_EVER}
+        try:
+            task.signature_from_request(request, countdown=pause, **options).apply_async()
+        except Exception as error:  # whatever it is, the message must not be lost
+            if not task.acks_late:
+                raise
+            time.sleep(SHORTEST_PAUSE)  # the broker delivers it again at once
+            raise GoBack(f"{task.name}[{request.id}] could not be put off: {error}", requeue=True) from error
+        logger.log(level, "%s[%s] put off for %.1f s: %s", task.name, request.id, pause, why)
+        raise TurnedAway

@@ -1,4 +1,4 @@
-"""What this process asks and tells the store about ticks that it runs, whether it takes part in an election or not."""
+"""How a process claims a tick in its once store, and notes it as done, whether it takes part in an election or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -20,76 +20,75 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: How long (seconds) a tick that was done waits for a store that does not answer, and how long between two tries.
+#: How long (seconds) a tick that is done waits for a store that does not answer, and how long between two tries.
 PATIENCE, PAUSE = 30.0, 1.0
 
 
 class TickGuard:
-    """One app's way to its store. Serves all threads of a process."""
+    """One app's once store, and what to do while it does not answer. Serves all threads of a process."""
 
     def __init__(self, once_store: OnceStore, *, retention: float) -> None:
-        """Remember ticks that were done for *retention* seconds in *once_store*."""
+        """Let *once_store* remember for *retention* seconds which ticks are done."""
         self._once_store = once_store
         self._retention = retention
 
-    def require_transactions(self) -> None:
-        """Look whether the store can commit a task's writes and its own note together.
+    def require_transactions(self) -> TransactionalOnceStore:
+        """Return the store, which can commit a task's writes together with the note that its tick is done.
 
         Raises:
             ConfigurationError: It can't.
         """
-        self._transactional()
+        if not isinstance(self._once_store, TransactionalOnceStore):
+            raise ConfigurationError(
+                "@once_per_tick(atomic=True) commits a task's writes together with the note that its tick is done, so "
+                "both must be in one database: set leader_backend to django-db://<alias>, or leave atomic out."
+            )
+        return self._once_store
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """Claim a tick; see :meth:`celery_leader.backends.OnceStore.begin`. A second try is made at once.
+        """Claim a tick; see :meth:`celery_leader.backends.OnceStore.begin`. The first failure is followed by one retry.
 
         Raises:
-            StoreUnavailable: There was no answer to either.
+            StoreUnavailable: The retry failed, too.
         """
         return _twice(partial(self._once_store.begin, task_id, owner, seconds))
 
     @contextmanager
     def running(self, task_id: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
-        """Run a tick that was begun: noted as done at the end of the block, given back when the block raises.
+        """Run a claimed tick: the end of the block notes it as done, an exception in the block gives its claim back.
 
         Raises:
+            ConfigurationError: The store has no transactions.
             RecordConflict: At the end of a transaction: another delivery has taken the tick over. All was rolled back.
         """
         try:
-            if in_transaction:
-                with self._transactional().transaction(task_id, owner, self._retention):
-                    yield
-                return
-            yield
+            with self._transaction(task_id, owner) if in_transaction else nullcontext():
+                yield
         except BaseException:
             self._release(task_id, owner)
             raise
-        self._note(task_id, owner)
+        if not in_transaction:
+            self._note(task_id, owner)
 
-    def _transactional(self) -> TransactionalOnceStore:
-        if not isinstance(self._once_store, TransactionalOnceStore):
-            raise ConfigurationError(
-                "@once_per_tick(atomic=True) commits a task's writes together with the note that it is done, so the "
-                "note must be in that database: set leader_backend to django-db://<alias>, or leave atomic out."
-            )
-        return self._once_store
+    def _transaction(self, task_id: str, owner: str) -> AbstractContextManager[None]:
+        return self.require_transactions().transaction(task_id, owner, self._retention)
 
     def _note(self, task_id: str, owner: str) -> None:
-        """Note that a tick is done. The effect is there, so nothing is raised when it can't be noted."""
+        """Note that a tick is done. Its effect has happened, so a note that can't be written raises nothing."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 if not self._once_store.done(task_id, owner, self._retention):
                     logger.warning(
-                        "Tick %s ran longer than its claim lasted, or its claim was lost: it may have run twice. "
+                        "Tick %s may have run twice: it ran longer than its claim lasted, or the store lost its claim. "
                         "Give @once_per_tick a longer timeout.", task_id,
                     )  # fmt: skip
                 return
             except StoreUnavailable as error:
                 if time.monotonic() + PAUSE > deadline:
                     logger.error(  # noqa: TRY400  # the message says it all
-                        "Tick %s is done, which could not be noted within %.0f s: %s. A message of it that comes after "
-                        "its claim has ended runs again.", task_id, PATIENCE, error,
+                        "Tick %s is done, but that could not be noted within %.0f s: %s. If its message is delivered "
+                        "again after its claim has ended, it runs again.", task_id, PATIENCE, error,
                     )  # fmt: skip
                     return
                 time.sleep(PAUSE)
@@ -98,15 +97,15 @@ class TickGuard:
         try:
             _twice(partial(self._once_store.release, task_id, owner))
         except StoreUnavailable as error:
-            logger.warning("Tick %s can't be tried again before its claim has ended: %s", task_id, error)
+            logger.warning("Tick %s failed, and can't run again before its claim has ended: %s", task_id, error)
 
 
 def _twice(call: Callable[[], T]) -> T:
-    """Return what *call* returns, tried again at once: a connection that was idle for long may have been cut."""
+    """Return what *call* returns. Retry once: a connection that was idle for long may have been cut."""
     try:
         return call()
     except StoreUnavailable as error:
-        logger.debug("Asked again, because %s", error)
+        logger.debug("Asked the once store again: %s", error)
         return call()
 
 
@@ -123,5 +122,5 @@ def guard_of(app: Any) -> TickGuard:
     if pid not in guards:
         settings = LeaderSettings.from_app(app)
         guard = TickGuard(backend_of(settings, app.main).once_store(), retention=settings.tick_retention)
-        guards.setdefault(pid, guard)  # of threads that all make one, the first one's counts
+        guards.setdefault(pid, guard)  # all threads use the first one's
     return guards[pid]

@@ -74,7 +74,7 @@ def test_messages_that_come_twice_have_one_effect(fleet: Fleet, raw: redis.Redis
     fleet.stop_all()
     assert effects(fleet) == dict.fromkeys(ids, 1)
     assert Counter(line["id"] for line in fleet.evidence().of("once-start")) == Counter(ids)
-    assert fleet.times_logged("dropped: this tick was done", *workers) >= 3 * len(ids)
+    assert fleet.times_logged("dropped: this tick is done", *workers) >= 3 * len(ids)
     assert fleet.times_logged("put off for", *workers)
     assert len({line["pid"] for line in fleet.evidence().of("effect")}) >= 3
     print(f"\nchaos: {len(ids)} ticks, 4 messages each, {fleet.times_logged('put off for', *workers)} put off")  # noqa: T201
@@ -103,7 +103,7 @@ def test_a_tick_whose_worker_was_killed_has_one_effect(fleet: Fleet, raw: redis.
     # Only one that starts looks for what a dead worker had, and takes it for dead no sooner than this.
     eventually(lambda: time.monotonic() - killed > VISIBILITY + 1, timeout=VISIBILITY + 5)
     fleet.start("c", "-c", "1", "--without-leader")
-    dropped = "dropped: this tick was done"  # between queue and worker a message is nowhere to be seen
+    dropped = "dropped: this tick is done"  # between queue and worker a message is nowhere to be seen
     eventually(lambda: fleet.times_logged(dropped, "b", "c") and is_idle(raw), timeout=60)
     fleet.stop_all()
     assert effects(fleet) == {tick: 1}

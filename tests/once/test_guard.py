@@ -33,7 +33,7 @@ def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.Lo
     with caplog.at_level(logging.INFO, "celery_leader.tasks.once_per_tick"):
         assert is_dropped(deliver(runs.task))
     assert runs.count == 1
-    assert f"invoices[{TICK}] dropped: this tick was done" in caplog.text
+    assert f"invoices[{TICK}] dropped: this tick is done" in caplog.text
     assert (app.AsyncResult(TICK).state, app.AsyncResult(TICK).result) == ("SUCCESS", "ran")
     assert taken(app) == []
 
@@ -44,6 +44,14 @@ def test_each_process_asks_the_store_by_itself(app: Celery, monkeypatch: pytest.
     assert guard_of(app) is parents
     monkeypatch.setattr("os.getpid", lambda: -1)
     assert guard_of(app) is not parents
+
+
+def test_a_message_of_protocol_1_is_guarded(app: Celery) -> None:
+    """Celery keeps its headers apart from the rest of the request."""
+    runs = Runs(app)
+    for _ in range(2):
+        deliver(runs.task, headers={}, embed={"headers": {DUE_HEADER: DUE.isoformat()}})
+    assert runs.count == 1
 
 
 def test_another_tick_runs(app: Celery) -> None:
@@ -263,14 +271,15 @@ def test_it_stands_above_or_below_leader_only(app: Celery, once_store: MemoryOnc
     assert app.AsyncResult(TICK).result == 7
 
 
-def test_atomic_needs_a_database(app: Celery) -> None:
-    """The task fails, and says what to set; it did not run."""
+def test_atomic_needs_a_database(app: Celery, once_store: MemoryOnceStore) -> None:
+    """The task fails without running, says what to set, and keeps no claim."""
     runs = Runs(app, guard=once_per_tick(atomic=True))
     info = deliver(runs.task)
     assert info.state == "FAILURE"
     assert isinstance(info.retval, ConfigurationError)
     assert "django-db://<alias>" in str(info.retval)
     assert runs.count == 0
+    assert once_store.begin(NAME, "other", 1).may_run
 
 
 def test_a_conflict_of_the_tasks_own_is_its_failure(app: Celery) -> None:

@@ -66,18 +66,20 @@ def test_a_message_that_can_not_be_put_off_is_not_lost_in_silence(
 ) -> None:
     """It goes back, after a pause; if it was acknowledged and can't, the task fails for all to see."""
     pauses: list[float] = []
+    waits_for_broker: list[bool] = []
     monkeypatch.setattr(once_per_tick.time, "sleep", pauses.append)
     runs = Runs(app, acks_late=acks_late)
     once_store.begin(NAME, "other", 600)
 
     def refuse(*args: Any, **kwargs: Any) -> None:
-        assert bool(kwargs.get("retry_policy")) is not acks_late
+        waits_for_broker.append(bool(kwargs.get("retry") and kwargs.get("retry_policy")))
         raise RuntimeError("refused")
 
     monkeypatch.setattr(type(app), "send_task", refuse)
     info = deliver(runs.task)
     assert info.state == ("REJECTED" if acks_late else "FAILURE")
     assert not acks_late or info.retval.requeue
+    assert waits_for_broker == [not acks_late]
     assert pauses == ([SHORTEST_PAUSE] if acks_late else [])
     assert runs.count == 0
 
@@ -102,7 +104,7 @@ def test_a_tick_that_is_done_does_not_wait_for_ever(
     runs = Runs(app)
     Unavailable(monkeypatch, once_store, "done", 1)
     assert deliver(runs.task) is None
-    assert f"Tick {NAME} is done, which could not be noted" in caplog.text
+    assert f"Tick {NAME} is done, but that could not be noted" in caplog.text
 
 
 def test_a_claim_is_given_back_by_a_second_try(
@@ -132,7 +134,7 @@ def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
     runs = Runs(app, act)
     Unavailable(monkeypatch, once_store, "release", 2)
     assert "no" in str(deliver(runs.task).retval)
-    assert "can't be tried again before its claim has ended" in caplog.text
+    assert "failed, and can't run again before its claim has ended" in caplog.text
 
 
 def test_a_store_is_asked_for_a_week(app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch) -> None:

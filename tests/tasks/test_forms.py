@@ -122,21 +122,26 @@ def test_a_tick_of_a_class_that_calls_its_base_is_one_run(declared: Declared) ->
     declared.app.AsyncResult(TICK["id"]).forget()
 
 
-def test_subclasses_keep_what_their_class_says_of_subclasses() -> None:
-    """A hook of the class's own is called as ever."""
+@pytest.mark.parametrize("own", [True, False], ids=["own", "inherited"])
+def test_a_guarded_class_keeps_its_hook_for_subclasses(own: bool) -> None:
+    """Python calls ``__init_subclass__`` of the class, or of one above it; and Celery's ``__call__`` stays."""
     named: list[str] = []
 
-    @leader_only
-    class Base(Task):
+    class Hooked(Task):
         def __init_subclass__(cls, tag: str = "", **options: Any) -> None:
             super().__init_subclass__(**options)
             named.append(tag)
 
-    class Sub(Base, tag="a"):
+    class Below(Hooked, tag="below"): ...
+
+    base: Any = leader_only(Hooked if own else Below)
+
+    class Sub(base, tag="a"):
         def run(self) -> None: ...
 
-    assert named == ["a"]
+    assert named == ["below", "a"]
     assert hasattr(Sub.run, "__leader_only__")
+    assert Sub.__call__ is Task.__call__
 
 
 def test_a_partial_gives_its_task_the_name_of_its_function(declared: Declared) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -48,9 +49,11 @@ def test_a_follower_sends_back_what_it_received_as_a_leader(app: Celery) -> None
         assert info.info.retval.requeue
 
 
-def test_a_follower_skips_what_is_to_be_skipped(app: Celery) -> None:
-    """State IGNORED."""
-    info = run(app, "skips", headers=TO_FOLLOWER)
+def test_a_follower_skips_what_is_to_be_skipped(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """State IGNORED, and a line in the log."""
+    with caplog.at_level(logging.INFO, "celery_leader.tasks"):
+        info = run(app, "skips", headers=TO_FOLLOWER)
+    assert "skips[skips-id] skipped: this worker does not lead 'default'" in caplog.text
     assert isinstance(info.info.retval, Ignore)
     assert not isinstance(info.info.retval, Reject)
     assert app.AsyncResult("skips-id").state == "IGNORED"

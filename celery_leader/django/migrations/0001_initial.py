@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             name='DeliveredTick',
             fields=[
                 ('tick', celery_leader.django.fields.ExactCharField(help_text='The id of its task, after the prefix.', max_length=255, primary_key=True, serialize=False, verbose_name='tick')),
-                ('owner', models.CharField(help_text='The delivery that runs it, or has run it.', max_length=32, verbose_name='owner')),
+                ('owner', models.CharField(help_text='The delivery that runs it or has run it.', max_length=32, verbose_name='owner')),
                 ('done', models.BooleanField(default=False, verbose_name='done')),
                 ('ends_at', celery_leader.django.fields.UtcDateTimeField(db_index=True, help_text="When the claim or the note ends, by the database's clock.", verbose_name='ends')),
             ],
@@ -36,8 +36,8 @@ class Migration(migrations.Migration):
                 ('renew_time', celery_leader.django.fields.UtcDateTimeField(blank=True, help_text="By the holder's clock.", null=True, verbose_name='renewed (holder)')),
                 ('leader_transitions', models.BigIntegerField(default=0, verbose_name='transitions')),
                 ('fencing_token', models.BigIntegerField(default=0, verbose_name='token')),
-                ('deployment', models.TextField(blank=True, default='', help_text='What the holder belongs to.', verbose_name='deployment')),
-                ('version', models.CharField(help_text='Another after each write.', max_length=32, verbose_name='version')),
+                ('deployment', models.TextField(blank=True, default='', help_text="The holder's app and broker.", verbose_name='deployment')),
+                ('version', models.CharField(help_text='Changes with each write.', max_length=32, verbose_name='version')),
                 ('renewed_at', celery_leader.django.fields.UtcDateTimeField(blank=True, help_text="By the database's clock. For display only.", null=True, verbose_name='renewed')),
             ],
             options={
@@ -77,7 +77,7 @@ class Migration(migrations.Migration):
                 ('election', celery_leader.django.fields.ExactCharField(max_length=255, verbose_name='election')),
                 ('entry', celery_leader.django.fields.ExactCharField(max_length=500, verbose_name='entry')),
                 ('due_at', celery_leader.django.fields.UtcDateTimeField(verbose_name='due')),
-                ('token', models.BigIntegerField(help_text='Of the term that claimed it.', verbose_name='token')),
+                ('token', models.BigIntegerField(help_text='The token of the term that claimed it.', verbose_name='token')),
                 ('task_id', models.TextField(verbose_name='task id')),
                 ('run_count', models.BigIntegerField(verbose_name='runs')),
                 ('claimed_at', celery_leader.django.fields.UtcDateTimeField(help_text="By the leader's clock.", verbose_name='claimed')),
