@@ -56,7 +56,7 @@ def leading(base: type[Scheduler]) -> type[Scheduler]:
             self._has_schedule = lazy  # installs no entries then
             candidate = campaign.candidates["default"]
             assert candidate.elector.try_acquire_or_renew()
-            assert self._lead(candidate.elector.term)
+            assert self._takeover.current()
 
     Leading.__name__ = Leading.__qualname__ = base.__name__
     return Leading
@@ -67,7 +67,7 @@ def bind(module: ModuleType) -> None:
     made: dict[type[Scheduler], type[Scheduler]] = {}
 
     def bound(value: Any) -> Any:
-        if inspect.isclass(value) and issubclass(value, Scheduler):
+        if inspect.isclass(value) and issubclass(value, Scheduler) and not issubclass(value, beat.PersistentScheduler):
             return made.setdefault(value, leading(value))
         return value
 
