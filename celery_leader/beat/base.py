@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,11 @@ from celery.beat import Scheduler
 
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import due_after, fingerprint, where_it_lives
+from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.runs import Run
+
+#: For so long (seconds) a lease is kept for it; a database that hangs must not keep others from leading.
+FAREWELL_PATIENCE = 3.0
 
 
 class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
@@ -86,3 +90,41 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
     def monotonic(self) -> float:
         """Return a reading (seconds) of a clock that nobody sets."""
         return time.monotonic()
+
+
+class Farewell:
+    """Knows whether a base has sent something since it wrote its last runs, and whether the lease waits for that.
+
+    Asked by the election's thread, answered by the beat's: each only assigns.
+    """
+
+    def __init__(self, counts: TickCounts, *, has_to_write: bool, now: Callable[[], float]) -> None:
+        """Begin with nothing to write.
+
+        Args:
+            counts: What the beat has sent.
+            has_to_write: Whether the base writes anything at all.
+            now: A monotonic clock, in seconds.
+        """
+        self._has_to_write = has_to_write
+        self._now = now
+        self._counts = counts
+        self._written = 0
+        self._asked_at: float | None = None
+
+    def ask(self) -> bool:
+        """Note that the lease is about to be given back; return whether something has to be written first."""
+        if not self._has_to_write or self._counts.sent == self._written:
+            return False
+        if self._asked_at is None:
+            self._asked_at = self._now()
+        return self.is_due()
+
+    def is_due(self) -> bool:
+        """Return whether the lease waits for the base to write."""
+        return self._asked_at is not None and self._now() < self._asked_at + FAREWELL_PATIENCE
+
+    def is_done(self) -> None:
+        """Note that the base has written, or has tried to."""
+        self._written = self._counts.sent
+        self._asked_at = None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from celery_leader.beat import heap
+from celery.beat import event_t
+
 from celery_leader.beat.claims import BATCH, Claims
 from celery_leader.beat.due_times import utc
 from celery_leader.beat.runs import Planner, Run
@@ -38,9 +40,26 @@ class Host(Protocol):
         """Let *entry* have run at *last_run_at* for the last time."""
 
 
+class _Due(NamedTuple):
+    """An entry that is due.
+
+    Attributes:
+        event: What the heap holds of it: a time (seconds since the epoch), a priority, and the entry.
+        delay: Seconds until it is due again.
+    """
+
+    event: Any
+    delay: float
+
+    @property
+    def entry(self) -> Any:
+        """The entry."""
+        return self.event.entry
+
+
 class _Claimed(NamedTuple):
     run: Run
-    due: heap.Due
+    due: _Due
 
 
 class Batch:
@@ -158,22 +177,22 @@ class Batch:
 
     def _hide(self, entries: list[Any]) -> None:
         """Put what the base put on its heap, or left there, to the rest; claimed entries are not part of that yet."""
-        heap.put_back(self._rest, [event for event in entries if event.entry.name not in self._claimed])
+        _put_back(self._rest, [event for event in entries if event.entry.name not in self._claimed])
 
     def _claim_all_due(self, entries: list[Any]) -> None:
         """Claim the runs of all that is due on the base's heap, which holds one of them afterwards."""
-        found = heap.take_due(entries, self._timestamp, self._look, most=BATCH)
+        found = _take_due(entries, self._timestamp, self._look, most=BATCH)
         try:
             self._claim_found(entries, found)
         except Exception as error:  # noqa: BLE001  # raised again behind the base's tick
             self.error = error
-            heap.put_back(entries, [due.event for due in found])
+            _put_back(entries, [due.event for due in found])
             return
         if self._claimed:
             self._shown, self._rest = entries, entries[:]
             entries[:] = [self._queue[0]]
 
-    def _claim_found(self, entries: list[Any], found: Sequence[heap.Due]) -> None:
+    def _claim_found(self, entries: list[Any], found: Sequence[_Due]) -> None:
         planned = [(due, run) for due in found if (run := self._planned(entries, due))]
         if not planned:
             return
@@ -182,10 +201,10 @@ class Batch:
             if is_ours:
                 self._is_ours(entries, due, run)
             else:
-                heap.put_later(entries, due.event, self._timestamp + PAUSE)
+                _put_later(entries, due.event, self._timestamp + PAUSE)
                 self._is_outdated |= self._claims.can_keep(run.entry.name)
 
-    def _planned(self, entries: list[Any], due: heap.Due) -> Run | None:
+    def _planned(self, entries: list[Any], due: _Due) -> Run | None:
         """Return the run to claim; None, and look again later, where the one before waits or nothing can be told."""
         wait = PAUSE
         if self._may_be_claimed(due.entry):
@@ -194,17 +213,17 @@ class Batch:
             except Exception:  # it must not stop the others
                 logger.exception("The run of %s can't be told; looking again later", shown_value(due.entry.name))
                 wait = self._host.max_interval
-        heap.put_later(entries, due.event, self._timestamp + wait)
+        _put_later(entries, due.event, self._timestamp + wait)
         return None
 
     def _may_be_claimed(self, entry: Any) -> bool:
         """Return whether a run of *entry* can be claimed: none before it waits, and the ledger can keep it."""
         return not self._claims.waits(entry.name) and self._claims.can_keep(entry.name)
 
-    def _is_ours(self, entries: list[Any], due: heap.Due, run: Run) -> None:
+    def _is_ours(self, entries: list[Any], due: _Due, run: Run) -> None:
         if run.claim.sent:  # let go
             self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
-            heap.put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))
+            _put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))
         else:
             self._claimed[due.entry.name] = _Claimed(run, due)
             self._queue.append(due.event)
@@ -213,3 +232,59 @@ class Batch:
         """Return in how many seconds *entry*, whose runs are counted by due time, is due; *delay* if nothing tells."""
         due = self._host.due_time(entry, self.now)
         return max(0.0, (due - utc(self.now)).total_seconds()) if due else delay
+
+
+#: What Celery gives every entry.
+_PRIORITY = 5
+
+
+def make_heap(
+    entries: Iterable[Any],
+    look: Callable[[Any], tuple[bool, float]],
+    when: Callable[[Any, float], float],
+) -> list[Any]:
+    """Return a heap of *entries*.
+
+    Args:
+        entries: All that there are.
+        look: Tells whether an entry is due, and in how many seconds to look again.
+        when: Tells what time it is in so many seconds.
+    """
+    looks = ((entry, *look(entry)) for entry in entries)
+    made = [event_t(when(entry, 0 if is_due else delay), _PRIORITY, entry) for entry, is_due, delay in looks]
+    heapq.heapify(made)
+    return made
+
+
+def _take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, float]], *, most: int) -> list[_Due]:
+    """Take the entries that are due off *heap* and return them.
+
+    Args:
+        heap: Of ``(time, priority, entry)``; times are seconds since the epoch.
+        now: The time.
+        look: Tells whether an entry is due, and in how many seconds to look again.
+        most: How many to take at the most.
+    """
+    taken: list[_Due] = []
+    too_early: list[tuple[Any, float]] = []
+    while heap and len(taken) < most and heap[0][0] <= now:
+        event = heapq.heappop(heap)
+        is_due, delay = look(event.entry)
+        if is_due:
+            taken.append(_Due(event, delay))
+        else:
+            too_early.append((event, now + delay))
+    for event, time in too_early:  # now, or they would be looked at again and again
+        _put_later(heap, event, time)
+    return taken
+
+
+def _put_back(heap: list[Any], events: Iterable[Any]) -> None:
+    """Put *events* on *heap* again, where they were."""
+    for event in events:
+        heapq.heappush(heap, event)
+
+
+def _put_later(heap: list[Any], event: Any, time: float) -> None:
+    """Put the entry of *event* on *heap* again, to be looked at when it is *time*."""
+    heapq.heappush(heap, event_t(time, event.priority, event.entry))

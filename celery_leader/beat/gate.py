@@ -11,21 +11,18 @@ from typing import Any, ClassVar
 
 from celery.beat import SchedulingError
 
-from celery_leader.beat import heap
-from celery_leader.beat.base import Base
-from celery_leader.beat.batch import Batch
+from celery_leader.beat.base import Base, Farewell
+from celery_leader.beat.batch import Batch, make_heap
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.connection import lean, open_connection
 from celery_leader.beat.due_times import StoppedClocks
 from celery_leader.beat.entries import Entries, Traits
-from celery_leader.beat.farewell import Farewell
-from celery_leader.beat.leading import LeadingTerm
+from celery_leader.beat.leading import LeadingTerm, Takeover
 from celery_leader.beat.outbox import Outcome, TickCounts
 from celery_leader.beat.publisher import Publisher
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.standalone import Standalone
-from celery_leader.beat.takeover import Takeover
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
 from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
@@ -89,7 +86,7 @@ class LeaderMixin(Base):
         self._takeover: Takeover | None = None
         self._standalone: Standalone | None = None
         try:
-            settings = LeaderSettings.from_app(app)
+            settings = campaign.settings if campaign else LeaderSettings.from_app(app)
             if lazy:
                 check_backend(backend_of(settings, app.main))  # celery beat asks for the banner first: refuse before it
             elif campaign is None:
@@ -249,7 +246,7 @@ class LeaderMixin(Base):
             super().populate_heap(*args, **kwargs)
             return
         with StoppedClocks(self._batch.now if self._batch else self.now()) as clocks:
-            self.heap = heap.make(self._sendable(), partial(self._entries.look, clocks), self._when)
+            self.heap = make_heap(self._sendable(), partial(self._entries.look, clocks), self._when)
 
     def _sendable(self) -> Iterable[Any]:
         """Return the entries that may be sent: those whose ticks can be claimed before."""

@@ -15,13 +15,14 @@ from celery_leader.beat.batch import PAUSE, Batch
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import StoppedClocks
 from celery_leader.beat.entries import Entries
-from celery_leader.beat.message import Sending
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
-from celery_leader.beat.publisher import Publisher
+from celery_leader.beat.publisher import Publisher, Sending
+from celery_leader.beat.reports import Failures, TakeoverReports
 from celery_leader.beat.runs import Run
 from celery_leader.election import Term
 from celery_leader.election.alarm import Alarm
 from celery_leader.election.limits import shown, shown_names
+from celery_leader.leadership.campaign import Candidate
 from celery_leader.ledger import Claim, Ledger
 from celery_leader.settings import LeaderSettings
 
@@ -32,9 +33,11 @@ ENDING_TIME = 0.5
 
 
 class Host(batches.Host, Protocol):
-    """What a leading term asks of its scheduler besides."""
+    """What a leading term and its takeover ask of their scheduler besides."""
 
     producer: Any
+    #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
+    read_again: float
 
     def now(self) -> datetime:
         """Return the time by the app's clock."""
@@ -53,6 +56,9 @@ class Host(batches.Host, Protocol):
 
     def find_entry(self, name: str) -> Any:
         """Return the entry *name* as it is now, None when there is none."""
+
+    def begin_term(self) -> None:
+        """Get the base ready to send."""
 
 
 class LeadingTerm:
@@ -281,3 +287,67 @@ class LeadingTerm:
 
     def _send_run(self, claim: Claim, send: Callable[[], Any]) -> Sending:
         return self._publisher.send(claim, self.term.fencing_token, send)
+
+
+class Takeover:
+    """Knows the term in which a beat may send. There is at most one at a time."""
+
+    def __init__(self, host: Host, candidate: Candidate, patience: float, lead: Callable[[Term], LeadingTerm]) -> None:
+        """Prepare.
+
+        Args:
+            host: The scheduler.
+            candidate: This process in the beat's election.
+            patience: How long (seconds) a term may last that is over, and does not know it yet.
+            lead: Makes the term in which the beat sends; raises what the ledger does.
+        """
+        #: The term that was taken over last, until it is dropped.
+        self.leading: LeadingTerm | None = None
+        self._host = host
+        self._candidate = candidate
+        self._lead = lead
+        self._reads_at = 0.0
+        self._reports = TakeoverReports(candidate.election, patience=patience)
+        self._unread = Failures(
+            f"Election {candidate.election!r}: beat can't read its schedule, so periodic tasks are NOT sent"
+        )
+
+    def current(self) -> LeadingTerm | None:
+        """Return the term that may send, None on a standby; take over if it is a new one."""
+        term = self._candidate.term
+        if term is None:
+            return None
+        if self.leading is None or self.leading.term != term:
+            self.leading = None
+            if self._host.monotonic() >= self._reads_at:
+                self._begin(term)
+        return self.leading
+
+    def drop(self, reason: Exception) -> None:
+        """Send nothing until the ledger was opened again, by this term or a later one."""
+        logger.warning("Election %r: beat stops sending: %s", self._candidate.election, reason)
+        self.leading = None
+
+    def wait(self, seconds: float) -> None:
+        """Wait *seconds* at most for leadership."""
+        if self._candidate.leading.is_set():
+            # Leads without a ledger, or trusts no more and is not told yet: don't spin.
+            self._candidate.not_leading.wait(seconds / 2)
+        else:
+            self._candidate.leading.wait(seconds)
+
+    def _begin(self, term: Term) -> None:
+        try:
+            self.leading = self._lead(term)
+        except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
+            self._reports.failed(term.fencing_token, error, self._host.monotonic())
+            return
+        self._host.heap = None  # made anew by the next tick, with the last runs from the ledger
+        try:
+            self._host.begin_term()
+        except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
+            self._unread.failed(error, self._host.monotonic())
+            self._reads_at = self._host.monotonic() + self._host.read_again
+            self.leading = None
+            return
+        logger.info("Election %r: beat sends from now on (token %d)", term.election, term.fencing_token)

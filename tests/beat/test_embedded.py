@@ -14,8 +14,8 @@ from celery import Celery, signals
 from celery.beat import Scheduler, Service
 
 from celery_leader.beat import standalone
+from celery_leader.beat.base import FAREWELL_PATIENCE
 from celery_leader.beat.embedded import EmbeddedBeat
-from celery_leader.beat.farewell import PATIENCE
 from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
 from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
@@ -96,7 +96,7 @@ def test_a_lease_waits_for_no_store_that_hangs(fleet: Fleet, worker: Any) -> Non
     now = time.monotonic()
     with mock.patch.object(worker.scheduler._farewell, "_now", return_value=now) as clock:
         assert worker.beat.is_busy
-        clock.return_value = now + PATIENCE + 0.1
+        clock.return_value = now + FAREWELL_PATIENCE + 0.1
         assert not worker.beat.is_busy
 
 

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 import tomllib
@@ -51,8 +50,7 @@ def leading(base: type[Scheduler]) -> type[Scheduler]:
             app = kwargs["app"] if "app" in kwargs else args[0]
             settings = make_settings()
             campaign = Campaign(settings, ["default"], backend=backend_of(settings, app.main), nodename="leader@test")
-            with mock.patch.object(LeaderSettings, "from_app", return_value=settings):  # the app's stay as they are
-                super().__init__(*args, campaign=campaign, **kwargs)
+            super().__init__(*args, campaign=campaign, **kwargs)
             self._has_schedule = lazy  # installs no entries then
             candidate = campaign.candidates["default"]
             assert candidate.elector.try_acquire_or_renew()

@@ -12,6 +12,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat import gate
 from celery_leader.beat.scheduler import leader_scheduler
+from celery_leader.settings import LeaderSettings
 from tests.simulation.fibers import VirtualEvent, current
 from tests.simulation.store_model import SimulatedLedger
 
@@ -89,6 +90,7 @@ class SimulatedBeat:
         self._node = node
         self._stopping = VirtualEvent()
         campaign = SimpleNamespace(
+            settings=_settings(),
             candidates={"default": candidate},
             backend=SimpleNamespace(ledger=lambda election: SimulatedLedger(node.world, node)),
         )
@@ -126,6 +128,11 @@ def _app() -> Celery:
     app.conf.update(leader_backend="memory://", leader_beat=True, beat_schedule={})
     app.now = _now_of_the_node
     return app
+
+
+@cache
+def _settings() -> LeaderSettings:
+    return LeaderSettings.from_app(_app())
 
 
 def _now_of_the_node() -> datetime:

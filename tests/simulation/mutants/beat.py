@@ -9,9 +9,9 @@ from uuid import uuid4
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.backends.reading import Reading
-from celery_leader.beat import message, runs
+from celery_leader.beat import publisher, runs
+from celery_leader.beat.base import Farewell
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.farewell import Farewell
 from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.leading import LeadingTerm
 from celery_leader.leadership.campaign import Candidate
@@ -159,7 +159,7 @@ def m16m_damaged_claims_stay() -> None:
 @mutant(killer="tests/beat/test_messages_of_a_run.py")  # a world's schedulers send one message a run
 def m16n_one_id_for_all_messages_of_a_run() -> None:
     """Names every message of a run like the run."""
-    message.message_id = lambda task_id, number: task_id
+    publisher.message_id = lambda task_id, number: task_id
 
 
 @mutant(killer="tests/beat/test_messages_of_a_run.py")
