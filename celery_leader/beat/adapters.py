@@ -1,4 +1,4 @@
-"""What the well-known schedulers need besides, to send as a leader: their stores are shared, or know too little."""
+"""Adapters for well-known schedulers: their stores are shared by several beats, or keep too little."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LeaderRedBeat(LeaderMixin):
         self._is_behind = False
 
     def begin_term(self) -> None:
-        """See :meth:`LeaderMixin.begin_term`; entries come and go in Redis, which nobody else would notice."""
+        """See :meth:`LeaderMixin.begin_term`; entries come and go in Redis, and nothing else notices that."""
         super().begin_term()
         if self._leading:
             self._entries.prune(self._leading.claims, ())
@@ -56,14 +56,14 @@ class LeaderRedBeat(LeaderMixin):
         return super().recall(claims, entry)
 
     def apply_as_base(self, entry: Any, producer: Any) -> None:
-        """See :meth:`LeaderMixin.apply_as_base`; RedBeat tells of a message and publishes it, and knows no more."""
+        """See :meth:`LeaderMixin.apply_as_base`; RedBeat logs a message and publishes it."""
         celerys_logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
         self.apply_async(entry, advance=False)
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """See :meth:`LeaderMixin.apply_async`; what the ledger knows to have run is only noted in RedBeat.
+        """See :meth:`LeaderMixin.apply_async`; a run that the ledger knows is only noted in RedBeat.
 
-        RedBeat hands over the producer that it began with, whose connection may have gone since; it is not used.
+        RedBeat hands over the producer that it began with. Its connection may be gone, so it is not used.
         """
         if self._publisher.sending:
             return super().apply_async(entry, advance=advance, **kwargs)
@@ -86,7 +86,7 @@ class LeaderRedBeat(LeaderMixin):
         return entry.next(last_run_at=last_run, only_update_last_run_at=True)
 
 
-#: The adapter of each base that needs one, by the base's name: none of them is imported for it.
+#: The adapter of each base that needs one, by the base's name, so that no base is imported for it.
 ADAPTERS: dict[str, type[LeaderMixin]] = {
     "django_celery_beat.schedulers.DatabaseScheduler": LeaderDatabase,
     "sqlalchemy_celery_beat.schedulers.DatabaseScheduler": LeaderStored,
@@ -95,6 +95,6 @@ ADAPTERS: dict[str, type[LeaderMixin]] = {
 
 
 def adapter_for(base: type[Any]) -> type[LeaderMixin]:
-    """Return what makes a leader's scheduler of *base*."""
+    """Return the mixin that makes a leader's scheduler of *base*."""
     names = [f"{parent.__module__}.{parent.__qualname__}" for parent in base.__mro__]
     return next((ADAPTERS[name] for name in names if name in ADAPTERS), LeaderMixin)

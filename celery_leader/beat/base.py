@@ -1,4 +1,4 @@
-"""A base scheduler as its leader sees it: Celery's own. Adapters override what others do differently."""
+"""A base scheduler as its leader sees it: Celery's own. Adapters override the methods of other schedulers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from celery_leader.beat.due_times import due_after, fingerprint, where_it_lives
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.runs import Run
 
-#: For so long (seconds) a lease is kept for it; a database that hangs must not keep others from leading.
+#: How long (seconds) a lease waits for the last write of a base: a database that hangs must not block the next leader.
 FAREWELL_PATIENCE = 3.0
 
 
 class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Celery has no types
-    """What a leader asks of its base scheduler, besides Celery's methods."""
+    """The questions that a leader asks its base scheduler, besides Celery's methods."""
 
     #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
     read_again = 0.0
@@ -32,10 +32,10 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
             self._has_schedule = True
 
     def step_back(self) -> None:
-        """Give up what must not be kept while others lead. Called again and again on a standby."""
+        """Give up everything that a standby must not keep. A standby calls this again and again."""
 
     def round_ended(self, delay: float) -> float:
-        """Note that all that was due is sent; return how long (seconds) to wait instead of *delay*."""
+        """Note that all due runs are sent; return how long (seconds) to wait instead of *delay*."""
         return delay
 
     def find_entry(self, name: str) -> Any:
@@ -88,7 +88,7 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
         return now if now.tzinfo else now.replace(tzinfo=self.app.timezone)
 
     def monotonic(self) -> float:
-        """Return a reading (seconds) of a clock that nobody sets."""
+        """Return a reading (seconds) of the monotonic clock."""
         return time.monotonic()
 
 

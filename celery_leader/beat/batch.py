@@ -24,7 +24,7 @@ PAUSE = 1.0
 
 
 class Host(Protocol):
-    """What a batch asks of its scheduler: Celery's methods, and what adapters know better of their base."""
+    """The scheduler of a batch: Celery's methods, and those that adapters override."""
 
     max_interval: float
     #: Celery's heap of entries; None for a base that has none, and until the next tick makes one.
@@ -105,9 +105,9 @@ class Batch:
         self._timestamp = now.timestamp()
         self._claimed: dict[str, _Claimed] = {}  # and not sent yet
         self._advanced: tuple[Any, float] | None = None
-        self._queue: deque[Any] = deque()  # what the heap held of them, and is to hold one by one
+        self._queue: deque[Any] = deque()  # their events, which the heap will hold one by one
         self._shown: list[Any] | None = None  # the base's heap, with one claimed entry in it
-        self._last: Any = None  # what was shown on it last
+        self._last: Any = None  # the entry that it showed last
         self._rest: list[Any] = []  # a heap of all others
         self._is_held = False
         self._is_outdated = False
@@ -205,13 +205,13 @@ class Batch:
                 self._is_outdated |= self._claims.can_keep(run.entry.name)
 
     def _planned(self, entries: list[Any], due: _Due) -> Run | None:
-        """Return the run to claim; None, and look again later, where the one before waits or nothing can be told."""
+        """Return the run to claim; None, and look again later, if the run before waits or planning fails."""
         wait = PAUSE
         if self._may_be_claimed(due.entry):
             try:
                 return self._planner.run(due.entry, self.now)
             except Exception:  # it must not stop the others
-                logger.exception("The run of %s can't be told; looking again later", shown_value(due.entry.name))
+                logger.exception("The run of %s can't be planned; the next try is later", shown_value(due.entry.name))
                 wait = self._host.max_interval
         _put_later(entries, due.event, self._timestamp + wait)
         return None

@@ -1,4 +1,4 @@
-"""What becomes of the runs of an entry that were due while nobody could send them."""
+"""Missed runs: those that were due while no leader could send them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from celery_leader.election.limits import is_duration
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
 
-#: What an entry's ``options`` may say to differ from the settings of (nearly) the same names. Its ``headers`` may say
-#: so, too: they are all that django-celery-beat's admin lets one edit freely.
+#: Keys of an entry's ``options`` that override the settings of (nearly) the same names. Its ``headers`` may have them,
+#: too: django-celery-beat's admin lets people edit nothing else freely.
 POLICY_OPTION, WINDOW_OPTION = "leader_catch_up", "leader_catch_up_window"
 
 #: How many missed runs are looked at one by one, and counted.
@@ -26,7 +26,7 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(frozen=True)
 class CatchUp:
-    """How an entry's missed runs are made up for.
+    """How a leader makes up for an entry's missed runs.
 
     Attributes:
         policy: ``latest``: one run, however many were missed. ``all``: each. ``skip``: none.
@@ -40,15 +40,15 @@ class CatchUp:
 
     @classmethod
     def of(cls, settings: LeaderSettings) -> CatchUp:
-        """Return what entries want that say nothing else."""
+        """Return the catch-up of entries whose options say nothing else."""
         takeover = settings.lease_duration + 2.2 * settings.retry_period
         return cls(settings.beat_catch_up, settings.beat_catch_up_window, grace=takeover)
 
     def for_entry(self, options: Mapping[str, Any]) -> CatchUp:
-        """Return what an entry with these *options* wants.
+        """Return the catch-up of an entry with these *options*.
 
         Raises:
-            ConfigurationError: It wants something that there is not.
+            ConfigurationError: There is no such policy, or the window is no duration.
         """
         headers = options.get("headers") or {}
         if not isinstance(headers, Mapping):

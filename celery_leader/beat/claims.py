@@ -1,4 +1,4 @@
-"""A leader's copy of its ledger: what it claimed and what it knows to be sent."""
+"""A leader's copy of its ledger: its claims, and which of them are sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 #: A ledger that did not answer is asked again after this long (seconds): each try may take all the time that a call
 #: of the store may, and ticks wait for it.
 _ASK_AGAIN = 1.0
-#: For so long (seconds) a lease is kept for a ledger that does not answer; a stopping process waits no longer for it.
+#: How long (seconds) the lease of a stopping process waits for a ledger that does not answer.
 _PATIENCE = 3.0
 
 #: How many claims go to the ledger in one call.
@@ -38,7 +38,7 @@ class Claims:
     While the ledger does not answer, claims are kept here and written when it answers again; a ledger that lost its
     data gets all of them back. :class:`~celery_leader.exceptions.LeadershipLost` leaves every method, and is the end
     of this copy: a newer term has opened the ledger, or an earlier one claimed in it after it had lost its data
-    (:class:`UnknownClaims`); what is known here has been written back then.
+    (:class:`UnknownClaims`). The claims of this copy have been written back then.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Claims:
 
         Raises:
             LeadershipLost: A newer term has opened it already.
-            StoreUnavailable: It does not answer; a leader that doesn't know what was sent sends nothing.
+            StoreUnavailable: It does not answer; a leader that doesn't know the claims sends nothing.
         """
         self._ledger = ledger
         self._token = token
@@ -67,11 +67,11 @@ class Claims:
         self._is_trusted = is_trusted
         self._ask_again_at = 0.0
         self._known: dict[str, Claim] = {}
-        self._unsent: dict[str, Claim] = {}  # the rest is sent, whatever the claims say
-        self._aside: set[str] = set()  # not sent either, and not ours to send
+        self._unsent: dict[str, Claim] = {}  # all others are sent, even if their claims are not marked so
+        self._aside: set[str] = set()  # unsent, too, but not ours to send
         self._unkept: dict[str, UnstorableClaim] = {}  # by entry, why the ledger can't keep its claims
         self._alarm = Alarm()
-        self._behind = False  # whether the ledger may lack something that is known here
+        self._behind = False  # whether the ledger may lack claims of this copy
         self._behind_since = 0.0
         self.reload()
 
@@ -85,7 +85,7 @@ class Claims:
 
     @property
     def is_just_behind(self) -> bool:
-        """Whether the ledger may lack something that is known here, for so short a time that it will soon have it."""
+        """Whether the ledger lacks claims of this copy, but will soon have them."""
         return self._behind and self._now() < self._behind_since + _PATIENCE
 
     def waits(self, entry: str) -> bool:
@@ -99,7 +99,7 @@ class Claims:
             self._unsent.pop(entry, None)
 
     def probe(self) -> None:
-        """Find out whether the ledger still has what is known here, and write it back if not."""
+        """Check that the ledger still has the claims of this copy, and write them back if not."""
         self._write(lambda: self._ledger.confirm(self._token, ()), if_unavailable=None)
 
     def unsent(self, *, newest_first: bool = False) -> list[Claim]:
@@ -122,7 +122,7 @@ class Claims:
         return accepted
 
     def confirm(self, claims: Sequence[Claim]) -> None:
-        """Note that the messages of *claims* reached the broker."""
+        """Note that the broker has the messages of *claims*."""
         for claim in claims:
             waiting = self._unsent.get(claim.tick.entry)
             if waiting and waiting.tick == claim.tick:
@@ -130,7 +130,7 @@ class Claims:
         self._write(lambda: self._ledger.confirm(self._token, self._keepable(claims)), if_unavailable=None)
 
     def start_afresh(self, claims: Iterable[Claim]) -> None:
-        """Replace what is known of the entries of *claims*, which are new or have a new schedule."""
+        """Replace the last claims of entries that are new or have a new schedule."""
         fresh = {claim.tick.entry: claim for claim in claims}
         if not fresh:
             return
@@ -140,7 +140,7 @@ class Claims:
         self._write(lambda: self._store_afresh(list(fresh.values()), changed), if_unavailable=None)
 
     def reload(self) -> None:
-        """Read the ledger again, after it turned out to know something else.
+        """Read the ledger again, because it knows other claims.
 
         Raises:
             LeadershipLost: A newer term has opened it.
@@ -153,12 +153,12 @@ class Claims:
             self._behind, self._behind_since, self._ask_again_at = True, self._now(), self._now()
 
     def catch_up(self) -> None:
-        """Write what the ledger lacks, if anything."""
+        """Write the claims that the ledger lacks, if any."""
         if self._behind:
             self._write(lambda: None, if_unavailable=None)
 
     def flush(self) -> None:
-        """Write what the ledger lacks, however lately it did not answer: the term ends, and what is known here."""
+        """Write the claims that the ledger lacks, even if it just failed to answer: this copy ends with the term."""
         self._ask_again_at = self._now()
         self.probe()
 
@@ -213,7 +213,7 @@ class Claims:
         self._unkept[entry] = reason
 
     def remind(self) -> None:
-        """Name the entries that are left out, once a minute: their tasks never run, which nobody may overlook."""
+        """Name the entries that are left out, once a minute: their tasks never run."""
         if not self._unkept or self._alarm.due(self._now()) is None:
             return
         entry, reason = next(iter(self._unkept.items()))
@@ -259,7 +259,7 @@ class Claims:
             )
 
     def _is_news(self, claim: Claim) -> bool:
-        """Return whether *claim*, found in the ledger, is later than what is known here: a newer would replace it."""
+        """Return whether *claim*, found in the ledger, is later than the claim known here."""
         known = self._known.get(claim.tick.entry)
         return known is None or claim.tick.due_at > known.tick.due_at
 

@@ -16,7 +16,7 @@ def open_connection(app: Any, io_timeout: float) -> Any:
 
     Args:
         app: The Celery app. What its ``broker_transport_options`` say takes precedence.
-        io_timeout: The longest (seconds) to wait for a broker that keeps silent: Redis or one that speaks AMQP.
+        io_timeout: How long (seconds) to wait at most for a silent broker: Redis, or one that speaks AMQP.
     """
     connection = app.connection_for_write()
     transport = connection.get_transport_cls()
@@ -37,7 +37,7 @@ def open_connection(app: Any, io_timeout: float) -> Any:
 
 
 def cut(connection: Any) -> None:
-    """Fail whatever waits for the broker of *connection*, from another thread. The next use connects again.
+    """Fail each wait for the broker of *connection*, from another thread. The next use connects again.
 
     Other transports than those for Redis and AMQP have no sockets that are known here: they wait for their timeouts.
     """

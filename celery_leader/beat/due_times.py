@@ -1,4 +1,4 @@
-"""When a periodic entry is due, and what its tick is called: the same on every machine."""
+"""When a periodic entry is due, and the name of its tick: the same on every machine."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> datetime | None:
-    """Return when *schedule* is due for the first time after *last_run* (UTC), None when it never is or can't be told.
+    """Return when *schedule* is due first after *last_run* (UTC); None when it never is, or can't say.
 
     Schedules tell how much time is left, by a clock of their own that goes on between two looks. With that clock
-    stopped the answer depends on the last run alone. What never ran is due now.
+    stopped the answer depends on the last run alone. An entry that never ran is due now.
     """
     if last_run is None:
         return utc(now)
@@ -36,7 +36,7 @@ def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> dateti
         return _crontab_after(schedule, utc(last_run))
     if is_interval(schedule):
         every: timedelta = schedule.run_every
-        return utc(last_run) + every  # what it would tell, in a fifth of the time
+        return utc(last_run) + every  # the same answer, in a fifth of the time
     with StoppedClocks(now) as clocks:
         clocks.stop(schedule)
         try:
@@ -52,10 +52,10 @@ def is_interval(schedule: Any) -> bool:
 
 
 def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
-    """Return when a crontab is due after *last_run*, told at that very moment.
+    """Return when a crontab is due after *last_run*, asked at that very moment.
 
-    Told later, some versions of Celery skip runs of the day before. In the hour that comes twice when clocks are set
-    back, Celery names the first one for ever; what is not later is meant of the second.
+    Asked later, some versions of Celery skip runs of the day before. In the hour that comes twice when clocks are set
+    back, Celery names the first one for ever; an answer that is not later means the second.
     """
     zone = zone_of(schedule)
     local = last_run.astimezone(zone)
@@ -66,7 +66,7 @@ def _crontab_after(schedule: Any, last_run: datetime) -> datetime:
 
 
 def zone_of(schedule: Any) -> tzinfo | None:
-    """Return the time zone by whose clocks *schedule* is meant; None when it does not say.
+    """Return the time zone in which *schedule* is meant; None when it does not say.
 
     Celery reads the hours of a crontab off the app's time, whatever its ``nowfun`` tells.
     """
@@ -83,7 +83,7 @@ def where_it_lives(schedule: Any, time: datetime) -> datetime:
 
 
 def task_id(app_name: str, tick: Tick) -> str:
-    """Return the id of the message of *tick*, a UUID of version 5: the same for whoever sends it, however often."""
+    """Return the id of the message of *tick*, a UUID of version 5: the same for each sender and each sending."""
     microseconds = (tick.due_at - _EPOCH) // _MICROSECOND
     return _uuid5(f"{app_name}|{tick.entry}|{microseconds}")
 
@@ -128,7 +128,7 @@ def utc(time: datetime) -> datetime:
 
 
 class StoppedClocks:
-    """Lets schedules take one moment for the time of day, until the block ends."""
+    """Makes schedules take one moment for the present, until the block ends."""
 
     def __init__(self, now: datetime) -> None:
         """Stop clocks at *now*."""

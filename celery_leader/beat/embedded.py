@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddedBeat:
-    """Ticks while its worker lives; the leader's sends."""
+    """A beat that ticks while its worker lives; only the leader's sends."""
 
     def __init__(self, app: Any, campaign: Campaign) -> None:
         """Prepare a scheduler of the class that ``leader_beat_scheduler`` names.
@@ -64,7 +64,7 @@ class EmbeddedBeat:
 
     @property
     def counts(self) -> TickCounts:
-        """What became of ticks so far."""
+        """How many ticks were claimed, sent and missed so far."""
         return self._scheduler.counts
 
     def start(self) -> None:
@@ -107,6 +107,6 @@ class EmbeddedBeat:
 
 
 def _close_database_connections() -> None:
-    """Close what this thread has opened of Django's databases, as its schedulers do: nobody else can."""
+    """Close the connections of this thread to Django's databases: its schedulers open them, and only it can."""
     if database := sys.modules.get("django.db"):
         database.connections.close_all()

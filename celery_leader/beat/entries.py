@@ -20,38 +20,38 @@ from celery_leader.election.limits import shown_value
 
 logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")
 
-#: What no two machines' clocks are apart.
+#: More than any two machines' clocks differ.
 FUTURE = timedelta(hours=1)
-#: How long what is known of an entry outlives the entry: as long as a deployment may be rolled back.
+#: How long a claim outlives its entry: as long as a deployment may be rolled back.
 KEEP_REMOVED = timedelta(days=7)
 
 
 def definer(kind: type[Any], name: str) -> type[Any]:
-    """Return the class in whose body *name* of *kind* stands, whatever wraps it there; ``object`` if none has it.
+    """Return the class in whose body *name* of *kind* stands, wrapped or not; ``object`` if none has it.
 
-    A program that instruments Celery replaces a method where it stands, before or after our classes are made. One that
-    overrides it does so in a class of its own.
+    A program that instruments Celery replaces a method where it stands, before or after our classes are made. A
+    program that overrides the method has a class of its own.
     """
     return next((parent for parent in kind.__mro__ if name in vars(parent)), object)
 
 
 def is_untouched(kind: type[Any], name: str) -> bool:
-    """Return whether the method *name* of *kind* is the one that its class was made with: nobody has wrapped it."""
+    """Return whether no program has wrapped the method *name* of *kind*."""
     parent = definer(kind, name)
     method, module = vars(parent).get(name), sys.modules.get(parent.__module__)
     return type(method) is FunctionType and method.__code__.co_filename == getattr(module, "__file__", None)
 
 
 class Traits(NamedTuple):
-    """What a base scheduler does in its own way, by the methods that it overrides."""
+    """A base scheduler's own ways, by the methods that it overrides."""
 
     #: It makes its heap as Celery does.
     has_celerys_heap: bool
-    #: It has its own opinion of what is due.
+    #: It decides itself which entries are due.
     decides_what_is_due: bool
-    #: It writes something down in ``sync``, which Celery's own does not.
+    #: Its ``sync`` writes, which Celery's own does not.
     has_to_write: bool
-    #: It asks and advances entries as Celery does. Another mapping may write down what is put into it.
+    #: It asks and advances entries as Celery does. Another mapping may store each entry that it is given.
     keeps_entries_as_celery: bool
     #: It keeps one mapping of entries, as Celery does.
     keeps_its_schedule: bool
@@ -71,7 +71,7 @@ class Traits(NamedTuple):
 
 
 class Host(Protocol):
-    """The scheduler whose entries they are: Celery's methods, and what adapters know better of their base."""
+    """The scheduler of the entries: Celery's methods, and those that adapters override."""
 
     app: Any
     max_interval: float
@@ -91,7 +91,7 @@ class Host(Protocol):
 
 
 class Entries:
-    """A base scheduler's entries: which of them are due, and what the ledger knows of their last runs."""
+    """A base scheduler's entries: which of them are due, and when they ran last according to the ledger."""
 
     def __init__(self, host: Host, traits: Traits, planner: Planner, is_due: Callable[[Any], Any]) -> None:
         """Prepare.
@@ -102,7 +102,7 @@ class Entries:
             planner: Names their runs.
             is_due: The base's own method.
         """
-        #: What names their runs.
+        #: Names their runs.
         self.planner = planner
         self._host = host
         self._traits = traits
@@ -113,7 +113,7 @@ class Entries:
         self._seen: tuple[Any, int, int] | None = None
         self._ahead: datetime | None = None
 
-    # -- what is due ---------------------------------------------------------------------------------------------
+    # -- due entries ---------------------------------------------------------------------------------------------
 
     def look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
         """Return whether the base takes *entry* for due at *clocks*' moment, and in how many seconds to look again."""
@@ -128,7 +128,7 @@ class Entries:
         return is_due, delay if isinstance(delay, (int, float)) else self._host.max_interval
 
     def look_for_observers(self) -> None:
-        """Find out whether Celery's own code decides what is due and what has run, and nobody else is asked."""
+        """Find out whether Celery's own code decides alone which entries are due, and which have run."""
         own = ((Scheduler, "is_due"), (Scheduler, "reserve"), (ScheduleEntry, "is_due"), (ScheduleEntry, "__next__"),
                (celery.schedules.schedule, "is_due"))  # fmt: skip
         self._is_unobserved = self._traits.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
@@ -141,9 +141,9 @@ class Entries:
         return not (self._is_unobserved and type(entry) is ScheduleEntry)
 
     def _ask(self, entry: Any) -> Any:
-        """Return what the base says of *entry*: whether it is due, and in how many seconds to look again.
+        """Return the base's answer for *entry*: whether it is due, and in how many seconds to look again.
 
-        For plain intervals by arithmetic, which takes a third of the time, unless somebody wants to be asked.
+        For plain intervals by arithmetic, which takes a third of the time, unless other code wraps the question.
         """
         schedule, last_run = entry.schedule, entry.last_run_at
         has_zone = last_run is not None and last_run.tzinfo is not None
@@ -153,10 +153,10 @@ class Entries:
         return (True, schedule.seconds) if left <= 0 else (False, left)
 
     def _judge(self, entry: Any, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
-        """Return what to make of the base's answer whether *entry* is due, and when to look again.
+        """Correct the base's answer whether *entry* is due, and when to look again.
 
-        A crontab is due by the time that its ticks are named by: Celery thinks otherwise in the hour that comes twice
-        when clocks are set back, and some of its versions after midnight.
+        A crontab is due at the due time of its tick. Celery says otherwise in the hour that comes twice when clocks are
+        set back, and some of its versions after midnight.
         """
         if not isinstance(entry.schedule, crontab) or entry.last_run_at is None or self._traits.decides_what_is_due:
             return is_due, delay
@@ -173,7 +173,7 @@ class Entries:
             return True, (following - utc(now)).total_seconds() if following else delay
         return is_due, delay
 
-    # -- what changes --------------------------------------------------------------------------------------------
+    # -- changes -------------------------------------------------------------------------------------------------
 
     def note_edit(self) -> None:
         """Note that an entry was added or replaced."""
@@ -192,14 +192,14 @@ class Entries:
     # -- last runs -----------------------------------------------------------------------------------------------
 
     def know(self, claims: Claims, entries: Iterable[Any]) -> None:
-        """Set *entries* to their last runs in the ledger; note those that it does not know, or knew otherwise."""
+        """Set *entries* to their last runs in the ledger; add those that it lacks, or has of another schedule."""
         unknown = [entry for entry in entries if not self._host.recall(claims, share_schedule(entry, self._schedules))]
         claims.start_afresh(
             self.planner.first_sight(entry, claims.get(entry.name)) for entry in unknown if entry.last_run_at
         )
 
     def prune(self, claims: Claims, schedule: Collection[str]) -> None:
-        """Drop what is known of entries that went long ago."""
+        """Drop the claims of entries that were removed long ago."""
         before = utc(self._host.now()) - KEEP_REMOVED
         waiting = {claim.tick.entry for claim in claims.unsent()}
         old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
@@ -208,9 +208,9 @@ class Entries:
             claims.drop(sorted(gone))
 
     def warn_of_the_future(self, claims: Claims) -> None:
-        """Say so when entries ran last at a time that is still to come: a wrong clock said it, and they wait for it.
+        """Log entries whose last run is in the future: a clock was wrong, and they wait for that time.
 
-        To send them before would be to send ticks twice if it is this machine's clock that is wrong.
+        Sent earlier, their ticks would come twice if this machine's clock is the wrong one.
         """
         horizon = utc(self._host.now()) + FUTURE
         ahead = {claim.claimed_at: claim.tick.entry for claim in claims.all() if claim.claimed_at > horizon}

@@ -1,4 +1,4 @@
-"""What makes any scheduler send only while it leads, each tick once, and forget none."""
+"""The gate: any scheduler sends only while it leads, each tick once, and forgets none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
-#: What a project may override in the base only: a claim comes before it.
+#: Methods that a project may override in the base only: a claim comes before them.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
 
 
@@ -41,17 +41,17 @@ class LeaderMixin(Base):
     """Makes any scheduler send only while its process leads.
 
     ``tick`` is the gate: a standby's reads and writes nothing. While it leads, the base ticks as it does by itself, and
-    each run is claimed in the ledger before it is sent (see :class:`LeadingTerm`). Everything of the base that others
-    wrap or override is called as ever: ``tick`` once a message, ``is_due``, ``reserve``, ``apply_entry``,
-    ``apply_async``, ``send_task``. What is due together is claimed together (see :class:`Batch`); a base that ticks in
-    its own way has each run claimed when it sends it.
+    each run is claimed in the ledger before it is sent (see :class:`LeadingTerm`). The base's methods that other
+    programs wrap or override are called as ever: ``tick`` once a message, ``is_due``, ``reserve``, ``apply_entry``,
+    ``apply_async``, ``send_task``. Runs that are due together are claimed together (see :class:`Batch`); a base that
+    ticks in its own way has each run claimed when it sends it.
     """
 
-    #: What the base does in its own way; set by ``leader_scheduler``.
+    #: The base's own ways; set by ``leader_scheduler``.
     traits: ClassVar[Traits]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse what a class of a project overrides where it would not be asked, or would send before a claim.
+        """Refuse methods that a project overrides in a place where they are skipped, or send before a claim.
 
         Raises:
             ConfigurationError: Such a method stands above those of this package instead of in the base.
@@ -66,7 +66,7 @@ class LeaderMixin(Base):
             )
 
     def __init__(self, app: Any, *args: Any, lazy: bool = False, campaign: Campaign | None = None, **kwargs: Any):
-        """Prepare; a *lazy* scheduler is only asked for its description.
+        """Prepare. Celery asks a *lazy* scheduler for its description only.
 
         Args:
             app: The Celery app.
@@ -80,7 +80,7 @@ class LeaderMixin(Base):
         """
         #: Whether a tick of the leader is under way.
         self.is_sending = False
-        #: What became of ticks so far.
+        #: How many ticks were claimed, sent and missed so far.
         self.counts = TickCounts()
         self._farewell = Farewell(self.counts, has_to_write=self.traits.has_to_write, now=self.monotonic)
         self._takeover: Takeover | None = None
@@ -116,7 +116,7 @@ class LeaderMixin(Base):
     # -- the gate ------------------------------------------------------------------------------------------------
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Send what is due if this process leads; see :meth:`celery.beat.Scheduler.tick`.
+        """Send the due runs if this process leads; see :meth:`celery.beat.Scheduler.tick`.
 
         Returns:
             Seconds to the next call: 0 on a standby, which has waited already.
@@ -153,7 +153,7 @@ class LeaderMixin(Base):
     def _stand_by(self) -> None:
         try:
             self.step_back()
-        except Exception as error:  # noqa: BLE001  # a beat that ended would not stand by for anybody
+        except Exception as error:  # noqa: BLE001  # a beat that ended would stand by no more
             self._not_put_away.failed(error, self.monotonic())
         if self._takeover:
             self._takeover.wait(STANDBY_WAIT)
@@ -195,8 +195,8 @@ class LeaderMixin(Base):
     def is_busy(self) -> bool:
         """Whether the lease must be kept.
 
-        A tick is under way, the ledger lacks what the next leader has to know, or the base has something to write that
-        it may only write while it leads.
+        A tick is under way, the ledger lacks claims that the next leader has to know, or the base has something to
+        write that it may only write while it leads.
         """
         leading = self._leading
         return self.is_sending or self._farewell.is_due() or (leading is not None and leading.claims.is_just_behind)
@@ -209,7 +209,7 @@ class LeaderMixin(Base):
         """Fail a wait for the broker: a stopping beat must not keep the lease for it. Any thread may call it."""
         self._publisher.cut()
 
-    # -- Celery's methods: what is due ---------------------------------------------------------------------------
+    # -- Celery's methods: due entries ---------------------------------------------------------------------------
 
     @property
     def _batch(self) -> Batch | None:
@@ -256,7 +256,7 @@ class LeaderMixin(Base):
     def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
         """Return whether no entry came, went or changed; see :meth:`celery.beat.Scheduler.schedules_equal`.
 
-        While claimed runs are sent, nothing is compared. What a base does that keeps another mapping only it can tell.
+        While claimed runs are sent, nothing is compared. A base that keeps another mapping compares it itself.
         """
         if self._batch and self._batch.is_under_way:
             return True
@@ -323,12 +323,12 @@ class LeaderMixin(Base):
 
     @cached_property
     def connection(self) -> Any:
-        """The connection to publish by."""
+        """The connection for publishing."""
         return open_connection(self.app, self._settings.io_timeout)
 
     @cached_property
     def producer(self) -> Any:
-        """What to publish by; opens the connection."""
+        """The producer for publishing; the first use opens the connection."""
         producer = super().producer
         return lean(producer) if producer else producer
 
@@ -366,7 +366,7 @@ class LeaderMixin(Base):
         except Exception:  # the lease is given back in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
         if self._leading and self.trusts:
-            with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds what is there
+            with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds the ledger as it is
                 self._leading.claims.flush()
         if self._takeover:
             self._takeover.leading = None
@@ -379,10 +379,10 @@ class LeaderMixin(Base):
 
     @property
     def info(self) -> str:
-        """What ``celery beat`` prints of its scheduler at start."""
+        """The lines that ``celery beat`` prints about its scheduler at the start."""
         return f"    . election -> {self._election}"
 
 
 def _has_runs(entry: Any) -> bool:
-    """Return whether *entry* is of a schedule; one that somebody made up to send a message has nothing to claim."""
+    """Return whether *entry* is of a schedule; an entry made up for one message has nothing to claim."""
     return entry.name is not None and entry.schedule is not None

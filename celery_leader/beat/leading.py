@@ -1,4 +1,4 @@
-"""A term of the beat's leadership: what is due is claimed, sent and confirmed, and nothing outlives the term."""
+"""A term of the beat's leadership: due runs are claimed, sent and confirmed, and nothing outlives the term."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) a stopping process goes on sending what it had claimed. The next leader sends the rest.
+#: How long (seconds) a stopping process goes on sending its claimed runs. The next leader sends the rest.
 ENDING_TIME = 0.5
 
 
 class Host(batches.Host, Protocol):
-    """What a leading term and its takeover ask of their scheduler besides."""
+    """The scheduler of a leading term and its takeover."""
 
     producer: Any
-    #: How long (seconds) a leader waits that could not read its schedule, besides a standby's wait.
+    #: How long (seconds) a leader that could not read its schedule waits, besides a standby's wait.
     read_again: float
 
     def now(self) -> datetime:
         """Return the time by the app's clock."""
 
     def monotonic(self) -> float:
-        """Return a reading (seconds) of a clock that nobody sets."""
+        """Return a reading (seconds) of the monotonic clock."""
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """See :meth:`celery.beat.Scheduler.apply_async`."""
@@ -62,7 +62,7 @@ class Host(batches.Host, Protocol):
 
 
 class LeadingTerm:
-    """What a beat has while it leads: made at the takeover, dropped at the loss, never carried into another term."""
+    """The state of a beat that leads: made at the takeover, dropped at the loss, never carried into another term."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class LeadingTerm:
         is_trusted: Callable[[], bool],
         is_ending: Callable[[], bool],
     ) -> None:
-        """Take over what earlier leaders left in *ledger*.
+        """Take over the claims that earlier leaders left in *ledger*.
 
         Args:
             term: The term.
@@ -112,7 +112,7 @@ class LeadingTerm:
     # -- a tick --------------------------------------------------------------------------------------------------
 
     def tick(self, base_tick: Callable[[], float]) -> float | None:
-        """Send what is claimed and not confirmed, then what is due.
+        """Send the claimed and unconfirmed runs, then the due ones.
 
         Args:
             base_tick: The base's own; it is called once a run.
@@ -169,7 +169,7 @@ class LeadingTerm:
                 self.outbox.confirm_sent()
         if batch.error:
             raise batch.error
-        return delay if is_whole else max(delay, PAUSE)  # what was refused may be refused again: don't spin
+        return delay if is_whole else max(delay, PAUSE)  # a refused run may be refused again: don't spin
 
     def _write_back(self) -> None:
         """Write what the ledger lacks: because it did not answer, or because it lost its data."""
@@ -221,7 +221,7 @@ class LeadingTerm:
         if run := self.batch and self.batch.take(entry):
             return run
         if self.outbox.is_stuck or self.claims.waits(entry.name) or not self.claims.can_keep(entry.name):
-            return None  # a newer claim would take the place of the one that waits; what can't be claimed is not sent
+            return None  # a newer claim would replace the one that waits; a run that can't be claimed is not sent
         self._entries.know(self.claims, [entry])
         run = self._entries.planner.run(entry, self._host.now())
         if self.claim([run])[0]:
@@ -290,7 +290,7 @@ class LeadingTerm:
 
 
 class Takeover:
-    """Knows the term in which a beat may send. There is at most one at a time."""
+    """The way from a term of the election to one in which the beat sends. There is at most one at a time."""
 
     def __init__(self, host: Host, candidate: Candidate, patience: float, lead: Callable[[Term], LeadingTerm]) -> None:
         """Prepare.
@@ -298,7 +298,7 @@ class Takeover:
         Args:
             host: The scheduler.
             candidate: This process in the beat's election.
-            patience: How long (seconds) a term may last that is over, and does not know it yet.
+            patience: How long (seconds) a process may take to notice that its term is over.
             lead: Makes the term in which the beat sends; raises what the ledger does.
         """
         #: The term that was taken over last, until it is dropped.
@@ -331,7 +331,7 @@ class Takeover:
     def wait(self, seconds: float) -> None:
         """Wait *seconds* at most for leadership."""
         if self._candidate.leading.is_set():
-            # Leads without a ledger, or trusts no more and is not told yet: don't spin.
+            # It leads without a ledger, or its trust has just ended: don't spin.
             self._candidate.not_leading.wait(seconds / 2)
         else:
             self._candidate.leading.wait(seconds)
@@ -339,13 +339,13 @@ class Takeover:
     def _begin(self, term: Term) -> None:
         try:
             self.leading = self._lead(term)
-        except Exception as error:  # noqa: BLE001  # whatever a store raises: it is asked again
+        except Exception as error:  # noqa: BLE001  # a store may raise anything; it is asked again
             self._reports.failed(term.fencing_token, error, self._host.monotonic())
             return
         self._host.heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
             self._host.begin_term()
-        except Exception as error:  # noqa: BLE001  # where the schedule is kept does not answer now; it is asked again
+        except Exception as error:  # noqa: BLE001  # the schedule's store does not answer; it is asked again
             self._unread.failed(error, self._host.monotonic())
             self._reads_at = self._host.monotonic() + self._host.read_again
             self.leading = None

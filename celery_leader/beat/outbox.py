@@ -1,4 +1,4 @@
-"""From a claim to a message to a confirmation: the steps that every tick goes through once it is ours."""
+"""From a claim to a message to a confirmation: the way of every tick that is ours."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import NamedTuple
 from celery_leader.beat.claims import Claims
 from celery_leader.ledger import Claim
 
-#: How many messages are confirmed together. So many, at most, does a successor send again (with the same ids) when a
-#: leader dies between sending and confirming.
+#: How many messages are confirmed together. A successor sends at most so many again (with the same ids) when a leader
+#: dies between sending and confirming.
 CONFIRMED_TOGETHER = 100
-#: So many messages that fail one after another are the broker's fault; fewer may be their own.
+#: After so many failures in a row the broker is at fault; fewer may be the messages' own.
 FAILURES_OF_A_BROKER = 3
-#: How long (seconds) a message that the broker refused is left alone before it is offered again: each time twice as
-#: long, up to the second. So many, at most, are offered again together: others are due meanwhile.
+#: How long (seconds) a refused message waits before it is offered again: each time twice as long, up to the second.
+#: At most so many are offered again together: others are due meanwhile.
 REFUSED_AGAIN, REFUSED_AGAIN_AT_MOST = 5.0, 60.0
 OFFERED_TOGETHER = 50
 
 
 class Outcome(IntEnum):
-    """What became of handing a run to the broker; the greater, the worse."""
+    """The outcome of handing a run to the broker; the greater, the worse."""
 
     #: It is out of our hands: the broker has it, or it can never be sent.
     OUT = 0
@@ -38,13 +38,13 @@ class Outcome(IntEnum):
 
 @dataclass
 class TickCounts:
-    """What became of ticks in this process, since it began.
+    """How many ticks this process claimed, sent and missed since it began.
 
     Attributes:
         claimed: Made ours in the ledger, or kept to be written there.
         sent: Taken by the broker.
         resent: Of these, claimed before: by an earlier leader, or while the broker was away.
-        missed: Due while nobody could send them, and let go by the entry's catch-up policy.
+        missed: Due while no leader could send them, and let go by the entry's catch-up policy.
     """
 
     claimed: int = 0
@@ -59,7 +59,7 @@ class _PutOff(NamedTuple):
 
 
 class Outbox:
-    """Claims ticks, sends what is claimed, and confirms what was sent, in this order whatever happens."""
+    """Claims ticks, sends the claimed ones, and confirms the sent ones, always in this order."""
 
     def __init__(
         self,
@@ -120,9 +120,9 @@ class Outbox:
         return outcome
 
     def deliver(self, claims: Iterable[Claim]) -> None:
-        """Send the messages of *claims*, which are ours, and confirm them. One that fails does not hold up the others.
+        """Send the messages of *claims*, which are ours, and confirm them. A failing one holds up no other.
 
-        What is not out of our hands then stays claimed: for the next call, or the next leader.
+        A run that is not out of our hands stays claimed: for the next call, or the next leader.
         """
         self.begin()
         try:
@@ -134,10 +134,9 @@ class Outbox:
             self.confirm_sent()
 
     def deliver_again(self, *, newest_first: bool = False) -> None:
-        """Send what was claimed and perhaps not sent, by an earlier leader or by this one, with the same ids.
+        """Send the claimed and perhaps unsent runs, of an earlier leader or of this one, with the same ids.
 
-        Of an entry of which something is still not out of our hands nothing newer may be claimed: it would take its
-        place.
+        While a run of an entry is not out of our hands, no newer one may be claimed: it would replace the claim.
         """
         before = self._counts.sent
         try:
@@ -146,7 +145,7 @@ class Outbox:
             self._counts.resent += self._counts.sent - before
 
     def confirm_sent(self) -> None:
-        """Confirm what was sent and not confirmed yet."""
+        """Confirm the sent runs that are not confirmed yet."""
         if self._unconfirmed:
             sent, self._unconfirmed = self._unconfirmed, []
             self.claims.confirm(sent)

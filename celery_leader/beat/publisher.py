@@ -1,4 +1,4 @@
-"""From a tick that is claimed to the broker, and what to make of the broker's errors."""
+"""From a claimed tick to the broker: its messages, and the meaning of the broker's errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Sending:
     """One run on its way to the broker.
 
     Most schedulers publish one message a run; some publish several, such as one a tenant. The n-th message of a run
-    has the same id whoever sends it, and however often.
+    has the same id for each sender and each sending.
     """
 
     def __init__(self, claim: Claim, token: int) -> None:
@@ -41,12 +41,12 @@ class Sending:
         self.claim = claim
         #: How many messages the scheduler asked for so far.
         self.messages = 0
-        #: What became of the run: the worst that happened to one of its messages.
+        #: The outcome of the run: the worst of its messages'.
         self.outcome = Outcome.OUT
-        #: The last error, and what the scheduler's method returned.
+        #: The last error, and the result of the scheduler's method.
         self.error: Exception | None = None
         self.result: Any = None
-        #: Whether a stopping beat has cut the connection meanwhile: no error says anything of the message then.
+        #: Whether a stopping beat has cut the connection meanwhile: then no error is the message's own.
         self.is_cut = False
         self._token = token
 
@@ -55,12 +55,12 @@ class Sending:
         return bool(entry.name == self.claim.tick.entry)
 
     def failed(self, error: Exception, outcome: Outcome) -> None:
-        """Note that one message could not be sent, and what becomes of it."""
+        """Note that one message could not be sent, and its outcome."""
         self.error = error
         self.outcome = max(self.outcome, outcome)
 
     def raise_or_return(self) -> Any:
-        """Return what the scheduler's method returned, or raise what it raised."""
+        """Return the result of the scheduler's method, or raise its error."""
         if self.error:
             raise self.error
         return self.result
@@ -90,7 +90,7 @@ class Sending:
 
 
 class Publisher:
-    """Has a scheduler publish the messages of claimed runs, by the scheduler's own connection."""
+    """Publishes the messages of claimed runs, by the scheduler's own methods and connection."""
 
     def __init__(self, scheduler: Any) -> None:
         """Prepare for *scheduler*, whose ``connection`` and ``producer`` are cached properties, as Celery's are."""
@@ -118,7 +118,7 @@ class Publisher:
             return True
         try:
             _ = self._scheduler.producer
-        except Exception as error:  # noqa: BLE001  # whatever it is, it says nothing of the message
+        except Exception as error:  # noqa: BLE001  # no error of connecting is one of the message
             self._has_failed(claim, error, Outcome.AWAY)
             return False
         return True
@@ -127,15 +127,15 @@ class Publisher:
         """Let *send*, a method of the base, publish the messages of *claim* for the term *token*.
 
         Returns:
-            What became of it. A run that can never be sent is out of our hands as well: it is given up, as Celery's
-            own beat does.
+            The run with its outcome. A run that can never be sent is out of our hands as well: it is given up, as
+            Celery's own beat does.
         """
         sending, before = Sending(claim, token), self.sending
         self.sending = sending
         try:
             with self._without_tracebacks():
                 sending.result = send()
-        except Exception as error:  # noqa: BLE001  # whatever it is: one run must not hold up the others
+        except Exception as error:  # noqa: BLE001  # one run must not hold up the others
             if error is not sending.error:
                 self._base_failed(sending, error)
         finally:
@@ -165,7 +165,7 @@ class Publisher:
 
     @contextlib.contextmanager
     def _without_tracebacks(self) -> Iterator[None]:
-        """While the broker is away, keep Celery from saying at each try that a message failed: that was said."""
+        """While the broker is away, keep Celery from logging each failed try: the absence is logged already."""
         if not self.away.is_on:
             yield
             return
@@ -181,7 +181,7 @@ class Publisher:
 
     @staticmethod
     def _base_failed(sending: Sending, error: Exception) -> None:
-        """Note that the base's own code raised. What it had not begun to send is offered to it again later."""
+        """Note that the base's own code raised. A run that it had not begun to send is offered again later."""
         sending.failed(error, Outcome.OUT if sending.messages else Outcome.REFUSED)
         tick = sending.claim.tick
         logger.error("%s, due at %s, %s: its scheduler raised %r", shown(tick.entry), tick.due_at,
@@ -204,10 +204,10 @@ class Publisher:
         return outcome
 
     def outcome_of(self, cause: BaseException | None) -> Outcome:
-        """Return what *cause*, an error of publishing, says: of this message, or of the broker.
+        """Return whether *cause*, an error of publishing, is the message's or the broker's.
 
-        kombu, which tries again, makes one error of all that may pass. Others are of the message: what an argument
-        raises that is made when the message is sent may be an OSError as well.
+        kombu tries again, and makes one error of all temporary ones. The others are the message's: an argument that is
+        computed when the message is sent may raise an OSError as well.
         """
         if getattr(cause, "reply_code", None) in _REFUSED or _is_refusal(cause and cause.__cause__):
             return Outcome.REFUSED

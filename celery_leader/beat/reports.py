@@ -1,4 +1,4 @@
-"""What a beat says of whatever keeps it from sending, each second perhaps: not each second."""
+"""Log lines about what keeps a beat from sending: the cause may come back each second, the line does not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class TakeoverReports:
-    """One beat's. A failure is said once when it is new, and once a minute when it lasts: no periodic task is sent."""
+    """Failed takeovers of one beat: logged once when new, and once a minute while they last."""
 
     def __init__(self, election: str, *, patience: float) -> None:
         """Report of *election*.
 
         Args:
             election: Whose ledger the beat opens.
-            patience: How long (seconds) a term may last that is over, and does not know it yet.
+            patience: How long (seconds) a process may take to notice that its term is over.
         """
         self._election = election
         self._patience = patience
@@ -49,10 +49,10 @@ class TakeoverReports:
 
 
 class Failures:
-    """One thing that a beat tries at each tick. The same failure is logged once a minute, with its traceback."""
+    """Failures of one thing that a beat tries at each tick. Each is logged once a minute, with its traceback."""
 
     def __init__(self, what: str) -> None:
-        """Report of *what*, the beginning of each line: what fails, and what follows from that."""
+        """Report about *what*, the beginning of each line: it names the failure and its consequence."""
         self._what = what
         self._told = ""
         self._next = 0.0

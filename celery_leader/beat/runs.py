@@ -21,11 +21,11 @@ _NEXT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What to do about an entry that is due.
+    """The run of a due entry.
 
     Attributes:
         entry: The entry.
-        claim: The claim of the run. One that is ``sent`` already stands for missed runs that are let go.
+        claim: The claim of the run. A claim that is ``sent`` already stands for missed runs that are let go.
         missed: How many runs are let go.
         by_due_time: Whether the next run is counted from when this one was due, and may be due at once.
     """
@@ -61,7 +61,7 @@ class Planner:
         Args:
             app_name: The Celery app's; part of the names.
             election: Whose leader sends.
-            catch_up: What entries want that say nothing else.
+            catch_up: The catch-up of entries whose options say nothing else.
             due_time: Tells since when an entry has been due at a moment.
         """
         self._app_name = app_name
@@ -75,7 +75,7 @@ class Planner:
 
         Args:
             entry: The entry.
-            void: Its last claim by another schedule: it ran then, whatever this process knows.
+            void: Its last claim by another schedule: it ran then, even if this process does not know that.
         """
         seen = entry.last_run_at if entry.last_run_at.tzinfo else utc(entry.last_run_at)
         seen = min(max(seen, void.claimed_at if void else EARLIEST), LATEST)
@@ -86,7 +86,7 @@ class Planner:
         """Return the run of *entry* to claim at *now*."""
         moment = utc(now)
         due = min(self._due_time(entry, now) or moment, moment)
-        if entry.last_run_at:  # a schedule that names one time only may be told to run again
+        if entry.last_run_at:  # a schedule with one time only may be made to run again
             due = max(due, utc(entry.last_run_at) + _NEXT)
         made = plan(entry, due, moment, self._wanted(entry))
         let_go = made.due_at is None

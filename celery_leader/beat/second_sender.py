@@ -45,7 +45,7 @@ _DATABASE_ENTRY = "periodic_task_name"
 
 
 def refuse_second_sender(sender: Any, **_: Any) -> None:
-    """Keep a plain ``celery beat`` from sending what a leader's beat sends: a receiver of Celery's ``beat_init``.
+    """Keep a plain ``celery beat`` from sending the leader's schedule: a receiver of Celery's ``beat_init``.
 
     Without ``leader_beat`` other beats may follow a leader of their own election; one that leads now or later is looked
     for in the store, and said once a minute.

@@ -17,7 +17,7 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-# SIGHUP as well: by default it would end a beat without a word, and its lease with nobody to give it back.
+# SIGHUP as well: by default it would end a beat silently, and nobody would give its lease back.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 #: How long (seconds) a stopping beat still waits for a broker that does not answer.
@@ -29,8 +29,8 @@ _CUT_AGAIN = 0.1
 class Standalone:
     """The campaign of a beat of its own, and the signals that end it.
 
-    SIGTERM, SIGINT and SIGHUP wait for the end of a tick, so that what was sent is also confirmed. A broker that hangs
-    must not keep the lease from the next leader: after :data:`PATIENCE` a thread cuts what waits for it.
+    SIGTERM, SIGINT and SIGHUP wait for the end of a tick, so that sent messages are also confirmed. A broker that hangs
+    must not keep the lease from the next leader: after :data:`PATIENCE` a thread cuts each wait for it.
     """
 
     def __init__(self, app: Any, settings: LeaderSettings, *, cut: Callable[[], None]) -> None:
@@ -39,7 +39,7 @@ class Standalone:
         Args:
             app: The Celery app.
             settings: Its settings.
-            cut: Fails whatever waits for the broker.
+            cut: Fails each wait for the broker.
 
         Raises:
             ConfigurationError: The store can't be used.
@@ -99,7 +99,7 @@ class Standalone:
             raise SystemExit(0)
 
     def _watch(self) -> None:
-        """Cut what a tick waits for that lasts on after a signal: again and again, because kombu tries again."""
+        """Cut the waits of a tick that goes on after a signal: again and again, because kombu tries again."""
         while self._asked.wait():
             self._asked.clear()
             pending = self._pending

@@ -1,4 +1,4 @@
-"""What schedulers need that keep their schedule in a database: others edit it, and read what is written there."""
+"""Adapters for schedulers with their schedule in a database: people edit it, and read the last runs there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONG_BEFORE = timedelta(days=365 * 30)
 
 
 class LeaderStored(LeaderMixin):
-    """For sqlalchemy-celery-beat's ``DatabaseScheduler``, and whatever is made like django-celery-beat's.
+    """For sqlalchemy-celery-beat's ``DatabaseScheduler``, and others made like django-celery-beat's.
 
     Such a scheduler keeps last runs in memory for minutes, and reads the schedule again in the midst of things.
     """
@@ -50,16 +50,16 @@ class LeaderStored(LeaderMixin):
             super().sync()
 
     def step_back(self) -> None:
-        """Write nothing more: what this process knows is older than the next leader's.
+        """Write nothing more: the next leader knows later runs.
 
-        A worker that stops stands by before its lease goes back: what it sent is written until then.
+        A stopping worker stands by before its lease goes back: the last runs are written until then.
         """
         if not self.trusts:
             self._dirty.clear()
 
     @property
     def schedule(self) -> Any:
-        """The entries by name. Each look asks the database whether somebody edited them."""
+        """The entries by name. Each look asks the database whether they were edited."""
         if self._still is not None:
             return self._still
         if self._batch and self._batch.is_under_way:
@@ -67,12 +67,12 @@ class LeaderStored(LeaderMixin):
         try:
             return super().schedule
         except Exception:
-            self._initial_read = True  # the base takes what it failed to read for read
+            self._initial_read = True  # the base believes that it has read it
             raise
 
     @contextlib.contextmanager
     def _standing_still(self) -> Iterator[None]:
-        """Let the schedule be the same until the block ends: read again, it would lack what was recalled."""
+        """Keep the schedule the same until the block ends: read again, it would lack the recalled last runs."""
         self._still = self.schedule
         try:
             yield
@@ -96,7 +96,7 @@ class LeaderStored(LeaderMixin):
         return (self._schedule or {}).get(name)
 
     def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
-        """See :meth:`LeaderMixin.set_last_run`; the entry's row decides on one-off tasks, and is what is saved."""
+        """See :meth:`LeaderMixin.set_last_run`; the entry's row decides on one-off tasks, and is saved."""
         super().set_last_run(entry, last_run_at, total_run_count)
         model = entry.model
         has_zone = model.last_run_at is None or model.last_run_at.tzinfo is not None  # not with USE_TZ = False
@@ -113,7 +113,7 @@ class LeaderDatabase(LeaderStored):
     """For django-celery-beat's ``DatabaseScheduler``.
 
     It takes last runs that it never wrote for the time of the last edit. The ledger's last runs go before the
-    database's, unless somebody has started an entry afresh in the admin since.
+    database's, unless an entry was started afresh in the admin since.
     """
 
     def update_from_dict(self, mapping: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class LeaderDatabase(LeaderStored):
     def _is_installed(self, name: str, made: Mapping[str, Any]) -> bool:
         try:
             model = self.Model.objects.filter(name=name).first()
-            fields = self.Entry._unpack_fields(**made).items() if model else ()  # noqa: SLF001  # what it would write
+            fields = self.Entry._unpack_fields(**made).items() if model else ()  # noqa: SLF001  # the fields that it would write
         except Exception:  # noqa: BLE001  # the base meets it again, and tells
             return False
         return model is not None and all(getattr(model, field) == value for field, value in fields)
@@ -162,7 +162,7 @@ class LeaderDatabase(LeaderStored):
         if not super().recall(claims, entry):
             return False
         if claim and claim.task_id and stored != (claim.claimed_at, claim.run_count):
-            self._dirty.add(entry.name)  # who claimed it died before it wrote this
+            self._dirty.add(entry.name)  # its claimer died before it wrote this
         return True
 
     def round_ended(self, delay: float) -> float:
@@ -215,7 +215,7 @@ class LeaderDatabase(LeaderStored):
 
 
 def _never_ran(entry: Any) -> bool:
-    """Return whether *entry* has the last run that the base gives to what has none."""
+    """Return whether *entry* has the last run that the base gives to entries without one."""
     if not entry.model.date_changed:
         return False
     changed = utc(entry.model.date_changed)
