@@ -38,12 +38,15 @@ def test_rabbitmq_gets_every_tick_once(fleet: Fleet) -> None:
     assert account.complaints(ledger) == []
 
 
-@pytest.mark.quick
+@pytest.mark.parametrize(
+    "beats", [pytest.param(True, marks=pytest.mark.quick, id="beat"), pytest.param(False, id="worker")]
+)
 @pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
-def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> None:
-    """It does not wait for its socket; what it could not send is sent by the next, with its id."""
-    members = Members(fleet, random.Random(0), beats=True)
-    fleet.conf["leader_beat"], fleet.election = False, "beat"
+def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet, beats: bool) -> None:
+    """It cuts its connection instead of waiting for its socket. The next leader sends the rest, with the same ids."""
+    members = Members(fleet, random.Random(0), beats=beats)
+    if beats:
+        fleet.conf["leader_beat"], fleet.election = False, "beat"
     members.begin()
     since = time.time()
     leader, terms = members.leader(), len(fleet.evidence().terms())
@@ -57,7 +60,7 @@ def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> Non
     eventually(is_stuck, what="it waits for the broker")
     begun = fleet.signal(leader, signal.SIGTERM)
     handover = fleet.await_term(terms) - begun
-    assert fleet.await_end(leader) == 0
+    assert not beats or fleet.await_end(leader) == 0  # a worker's consumer waits for the broker, too
     ended = time.clock_gettime(time.CLOCK_BOOTTIME) - begun
     print(f"\nchaos: {fleet.broker.name} hangs: handed over in {handover:.2f} s, ended after {ended:.2f} s")  # noqa: T201
     fleet.broker.resume()
@@ -67,4 +70,4 @@ def test_a_beat_whose_broker_hangs_hands_over_when_asked_to(fleet: Fleet) -> Non
     assert fleet.evidence().overlaps() == []
     assert account.complaints(fleet.last_claims()) == []
     assert handover < HANDOVER
-    assert ended < HANDOVER + 2
+    assert not beats or ended < HANDOVER + 2
