@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,7 +16,7 @@ from celery import Celery
 from celery_leader.beat import leading, standalone
 from celery_leader.beat.standalone import Standalone
 from celery_leader.settings import LeaderSettings
-from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
+from tests.beat.conftest import EVERY_TEN, Fleet, dues
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -32,14 +33,23 @@ def handled() -> Iterator[list[int]]:
         signal.signal(number, handler)
 
 
-def handling(cut: Callable[[], None]) -> Standalone:
-    """A beat of its own that handles signals and never leads; it cuts by *cut*."""
-    app = Celery("proj", broker="memory://", set_as_current=False)
-    app.conf.update(leader_backend="memory://", leader_eligible=False)
-    made = Standalone(app, LeaderSettings.from_app(app), cut=cut)
-    with mock.patch.object(made.campaign, "start"):
-        made.start()
-    return made
+@pytest.fixture
+def handling(handled: list[int]) -> Iterator[Callable[[Callable[[], None]], Standalone]]:
+    """Make a beat of its own that handles signals and never leads; it cuts by what it is given."""
+    all_made: list[Standalone] = []
+
+    def make(cut: Callable[[], None]) -> Standalone:
+        app = Celery("proj", broker="memory://", set_as_current=False)
+        app.conf.update(leader_backend="memory://", leader_eligible=False)
+        made = Standalone(app, LeaderSettings.from_app(app), cut=cut)
+        all_made.append(made)
+        with mock.patch.object(made.campaign, "start"):
+            made.start()
+        return made
+
+    yield make
+    for made in all_made:
+        made.stop()
 
 
 def signal_itself() -> None:
@@ -47,12 +57,7 @@ def signal_itself() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def on_its_own(leader: Machine) -> None:
-    """Let the beat of *leader* handle signals."""
-    leader.scheduler._standalone = handling(leader.scheduler.cut)
-
-
-def test_a_wait_for_a_broker_is_cut(handled: list[int]) -> None:
+def test_a_wait_for_a_broker_is_cut(handled: list[int], handling: Any) -> None:
     """Soon after the signal, which is handled then. The waiting call fails; nothing is raised anywhere else."""
     silent, other = socket.socketpair()
     beat = handling(lambda: silent.shutdown(socket.SHUT_RDWR))
@@ -68,7 +73,7 @@ def test_a_wait_for_a_broker_is_cut(handled: list[int]) -> None:
     assert 0.1 < time.monotonic() - begun < 5
 
 
-def test_a_wait_is_cut_again_until_the_tick_ends(handled: list[int]) -> None:
+def test_a_wait_is_cut_again_until_the_tick_ends(handled: list[int], handling: Any) -> None:
     """kombu connects and waits once more. After the tick, and before a signal, nothing is cut."""
     cuts = mock.Mock()
     beat = handling(cuts)
@@ -86,7 +91,7 @@ def test_a_wait_is_cut_again_until_the_tick_ends(handled: list[int]) -> None:
             assert handled == [signal.SIGHUP] * round_
 
 
-def test_a_second_signal_does_not_wait(handled: list[int]) -> None:
+def test_a_second_signal_does_not_wait(handled: list[int], handling: Any) -> None:
     """Whoever is in a hurry sends it twice."""
     with handling(mock.Mock()).signals_held_back():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -96,7 +101,7 @@ def test_a_second_signal_does_not_wait(handled: list[int]) -> None:
     assert handled == [signal.SIGINT, signal.SIGTERM]
 
 
-def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
+def test_a_signal_that_is_ignored_ends_nothing(handled: list[int], handling: Any) -> None:
     """A beat that was started by nohup goes on sending when its terminal is closed."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     beat = handling(mock.Mock())
@@ -108,13 +113,13 @@ def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
     assert handled == [signal.SIGTERM]
 
 
-def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], fleet: Fleet) -> None:
+def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], handling: Any, fleet: Fleet) -> None:
     """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
     fleet.schedule = {**EVERY_TEN, "other": {"task": "t.other", "schedule": 10.0}}
     leader = fleet.machine()
     leader.lead()
     leader.tick_until_idle()
-    on_its_own(leader)
+    leader.scheduler._standalone = handling(leader.scheduler.cut)
     fleet.wall.advance(10)
     send = leader.scheduler.app.send_task
 
@@ -138,14 +143,14 @@ def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], fleet: Fl
 
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_message_that_is_cut_stays_claimed(
-    handled: list[int], fleet: Fleet, redis_server: RedisServer, is_connected: bool
+    handled: list[int], handling: Any, fleet: Fleet, redis_server: RedisServer, is_connected: bool
 ) -> None:
     """On its way, or while the connection is made; it is sent when the broker is back, by whoever leads then."""
     fleet.schedule, fleet.conf = EVERY_TEN, {"task_default_queue": "cut-in-time"}
     leader = fleet.machine(broker=redis_server.url)
     leader.lead()
     leader.tick_until_idle()
-    on_its_own(leader)
+    leader.scheduler._standalone = handling(leader.scheduler.cut)
     if is_connected:
         _ = leader.scheduler.producer.channel
     fleet.wall.advance(10)
