@@ -124,7 +124,6 @@ class Outbox:
 
         A run that is not out of our hands stays claimed: for the next call, or the next leader.
         """
-        self.begin()
         try:
             for claim in claims:
                 if not self._may_send() or self.is_stuck:
