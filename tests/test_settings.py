@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +93,31 @@ def test_a_duration_that_is_no_duration_is_refused(name: str, value: float) -> N
         settings_of(**{f"leader_{name}": value})
 
 
+def documented_defaults() -> dict[str, str]:
+    """Return what docs/reference/settings.md says of each setting's default."""
+    text = (Path(__file__).parents[1] / "docs/reference/settings.md").read_text()
+    return dict(re.findall(r"^\| `leader_(\w+)` \| `?(.*?)`?(?: \(.*?\))? \|", text, flags=re.MULTILINE))
+
+
+def test_the_reference_names_each_setting_with_its_default() -> None:
+    """Whoever reads it need not read the code."""
+    said = documented_defaults()
+    assert said.keys() == VALUES.keys()
+    in_words = {"backend", "key_prefix"}
+    computed = {"elections": '("default",)'}
+    for name in VALUES.keys() - in_words:
+        default = getattr(settings_of(), name)
+        shown = f"{default:g}" if type(default) is float and default < 1e5 else str(default).removesuffix(".0")
+        assert said[name] == computed.get(name, shown), name
+
+
+def test_the_beats_election_is_not_the_workers() -> None:
+    """A worker without a beat that won it would keep all beats from sending."""
+    with pytest.raises(ConfigurationError, match=r"leader_elections names 'beat'.*Give the workers' another name"):
+        settings_of(leader_elections=["default", "beat"])
+    assert "beat" in settings_of(leader_elections=["default", "beat"], leader_beat=True).elections
+
+
 def test_publishers_and_leaders_name_a_queue_alike() -> None:
     """A publisher reads no other setting."""
     app = Celery("proj", set_as_current=False)
@@ -143,6 +170,8 @@ def test_settings_are_read_without_the_brokers_driver(url: str) -> None:
         ({"leader_elections": [{"name": "a"}]}, ["leader_elections", "names", "'a'"]),
         ({"leader_elections": [["a"]]}, ["leader_elections", "names"]),
         ({"leader_elections": {1: {}}}, ["leader_elections", "names"]),
+        ({"leader_elections": {"a": 5}}, ["leader_elections", "mapping of names", "{'a': 5}"]),
+        ({"leader_elections": {"a": {"lease_duration": "20"}}}, ["leader_elections['a']['lease_duration']", "'20'"]),
         ({"leader_elections": {"a": {1: 2, "lease": 1}}}, ["leader_elections['a']", "not 1, lease"]),
         ({"leader_retry_period": 10**400}, ["leader_retry_period", "seconds"]),
         ({"leader_elections": {"a": {"lease": 1}}}, ["leader_elections['a']", "lease"]),
