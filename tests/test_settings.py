@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
+from celery_leader.election.limits import LONGEST
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.settings import LeaderSettings
+from celery_leader.settings import LeaderSettings, queue_name
 
 
 def settings_of(**conf: Any) -> LeaderSettings:
@@ -33,6 +37,93 @@ def test_values_of_the_app_are_read() -> None:
     settings = settings_of(leader_lease_duration=30, leader_elections=["default", "reports"], leader_beat=True)
     assert settings.election("reports", identity="me").lease_duration == 30
     assert settings.beat
+
+
+#: A value for each key, other than its default.
+VALUES = {
+    "backend": "redis://h",
+    "backend_options": {"master_name": "m"},
+    "elections": {"a": {"lease_duration": 20.0}, "b": {}},
+    "lease_duration": 30.0,
+    "renew_deadline": 11.0,
+    "retry_period": 3.0,
+    "release_on_cancel": False,
+    "key_prefix": "x",
+    "beat": True,
+    "beat_scheduler": "mine:Scheduler",
+    "beat_catch_up": "all",
+    "beat_catch_up_window": 60.0,
+    "tick_retention": 60.0,
+    "queue_prefix": "mine.",
+    "require_ready": False,
+    "eligible": False,
+}
+
+
+def test_each_key_has_a_value_here() -> None:
+    """So that none is forgotten below."""
+    computed = {"deployment", "leaves_beat_to_others"}
+    assert {field.name for field in fields(LeaderSettings)} - computed == VALUES.keys()
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_value_is_read_as_it_was_set(name: str) -> None:
+    """And the others keep their defaults."""
+    before, after = settings_of(), settings_of(**{f"leader_{name}": VALUES[name]})
+    assert getattr(after, name) == VALUES[name] != getattr(before, name)
+    others = {field: getattr(after, field) for field in VALUES if field != name}
+    assert others == {field: getattr(before, field) for field in others}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_each_key_refuses_what_it_can_not_be(name: str) -> None:
+    """No object is a setting, and no text is a flag, a number or a mapping. An empty text says nothing."""
+    wrong = [object()] if name == "key_prefix" else [object(), ""]
+    for value in wrong:
+        with pytest.raises(ConfigurationError, match=f"leader_{name} must be"):
+            settings_of(**{f"leader_{name}": value})
+
+
+@pytest.mark.parametrize("name", ["beat_catch_up_window", "tick_retention"])
+@pytest.mark.parametrize("value", [0, -1, LONGEST + 1, True])
+def test_a_duration_that_is_no_duration_is_refused(name: str, value: float) -> None:
+    """Ten years are the most."""
+    assert getattr(settings_of(**{f"leader_{name}": LONGEST}), name) == LONGEST
+    with pytest.raises(ConfigurationError, match=f"leader_{name} must be a"):
+        settings_of(**{f"leader_{name}": value})
+
+
+def documented_defaults() -> dict[str, str]:
+    """Return what docs/reference/settings.md says of each setting's default."""
+    text = (Path(__file__).parents[1] / "docs/reference/settings.md").read_text()
+    return dict(re.findall(r"^\| `leader_(\w+)` \| `?(.*?)`?(?: \(.*?\))? \|", text, flags=re.MULTILINE))
+
+
+def test_the_reference_names_each_setting_with_its_default() -> None:
+    """Whoever reads it need not read the code."""
+    said = documented_defaults()
+    assert said.keys() == VALUES.keys()
+    in_words = {"backend", "key_prefix"}
+    computed = {"elections": '("default",)'}
+    for name in VALUES.keys() - in_words:
+        default = getattr(settings_of(), name)
+        shown = f"{default:g}" if type(default) is float and default < 1e5 else str(default).removesuffix(".0")
+        assert said[name] == computed.get(name, shown), name
+
+
+def test_the_beats_election_is_not_the_workers() -> None:
+    """A worker without a beat that won it would keep all beats from sending."""
+    with pytest.raises(ConfigurationError, match=r"leader_elections names 'beat'.*Give the workers' another name"):
+        settings_of(leader_elections=["default", "beat"])
+    assert "beat" in settings_of(leader_elections=["default", "beat"], leader_beat=True).elections
+
+
+def test_publishers_and_leaders_name_a_queue_alike() -> None:
+    """A publisher reads no other setting."""
+    app = Celery("proj", set_as_current=False)
+    assert queue_name(app, "reports") == "celery-leader.reports"
+    app.conf.leader_queue_prefix = "mine."
+    assert queue_name(app, "reports") == "mine.reports"
 
 
 def test_values_of_django_settings_are_read() -> None:
@@ -79,6 +170,8 @@ def test_settings_are_read_without_the_brokers_driver(url: str) -> None:
         ({"leader_elections": [{"name": "a"}]}, ["leader_elections", "names", "'a'"]),
         ({"leader_elections": [["a"]]}, ["leader_elections", "names"]),
         ({"leader_elections": {1: {}}}, ["leader_elections", "names"]),
+        ({"leader_elections": {"a": 5}}, ["leader_elections", "mapping of names", "{'a': 5}"]),
+        ({"leader_elections": {"a": {"lease_duration": "20"}}}, ["leader_elections['a']['lease_duration']", "'20'"]),
         ({"leader_elections": {"a": {1: 2, "lease": 1}}}, ["leader_elections['a']", "not 1, lease"]),
         ({"leader_retry_period": 10**400}, ["leader_retry_period", "seconds"]),
         ({"leader_elections": {"a": {"lease": 1}}}, ["leader_elections['a']", "lease"]),

@@ -87,6 +87,11 @@ def accepts_work(election: str) -> bool:
     return shared_trust is not None and shared_trust.accepts_work()
 
 
+def takes_part() -> bool:
+    """Return whether this process, or the worker that it belongs to, takes part in any election."""
+    return bool(_known_trusts())
+
+
 @contextmanager
 def in_term(term: Term) -> Iterator[None]:
     """Let :func:`current_term` be *term* inside the block, whatever happens to the leadership meanwhile."""

@@ -80,12 +80,14 @@ class LeaderOnly(Guard):
 
     def _turn_away(self, task: Task, request: Any) -> NoReturn:
         what = shown(f"{task.name}[{request.id}]")
-        if task.app not in apps_set_up:
-            raise NotLeader(
-                f"{self._reserved(what)}, but this worker's app takes part in no election: call "
-                "celery_leader.setup(app) where the app is made."
-            )
-        if TO_FOLLOWER_HEADER not in vars(request):  # leadership ended after the message was received
+        if TO_FOLLOWER_HEADER not in vars(request):
+            # A spawned child has a copy of its worker's app, which nobody set up, but it has its worker's trusts.
+            if task.app not in apps_set_up and not state.takes_part():
+                raise NotLeader(
+                    f"{self._reserved(what)}, but this worker's app takes part in no election: call "
+                    "celery_leader.setup(app) where the app is made."
+                )
+            # Leadership ended after the message was received.
             raise GoBack(f"{self._reserved(what)}, and this worker no longer leads", requeue=True)
         if self.on_follower == "raise":
             raise NotLeader(f"{self._reserved(what)}, and this worker does not lead.")

@@ -116,8 +116,8 @@ class WorkerLeadership:
         )
         if with_beat:
             self.beat = EmbeddedBeat(app, self.campaign)
-        # Before there are signal handlers, and for as long as this object lives: connecting and disconnecting take a
-        # lock of Celery's that the handlers of a second signal would wait for for ever.
+        # Connected before there are signal handlers, and never disconnected: both take a lock of Celery's, and the
+        # handler of a second signal would wait for that lock for ever.
         connect_method(worker_shutting_down, self._on_shutting_down)
         self._second_senders = SecondSenders(lambda: app.conf.beat_schedule)
         connect_method(task_received, self._second_senders.received)

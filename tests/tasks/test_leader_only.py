@@ -74,6 +74,15 @@ def test_a_worker_that_is_not_set_up_says_so(app: Celery) -> None:
     assert "call celery_leader.setup(app)" in str(info.info.retval)
 
 
+def test_a_spawned_child_does_what_its_worker_says(app: Celery) -> None:
+    """It has a copy of the app, which nobody set up. Its worker's main process has received the message."""
+    apps_set_up.discard(app)
+    with forced_leader("reports"):  # as it has its worker's trusts
+        assert run(app, "forwards", 1).info.state == "REJECTED"
+    assert run(app, "skips", headers=TO_FOLLOWER).info.state == "IGNORED"
+    assert "this worker does not lead" in str(run(app, "raises", headers=TO_FOLLOWER).info.retval)
+
+
 def test_a_worker_of_other_elections_is_a_follower(app: Celery) -> None:
     """It leads another one."""
     with forced_leader("reports"):
