@@ -17,6 +17,9 @@ from celery_leader.exceptions import LeaderError
 
 logger = logging.getLogger(__name__)
 
+#: A server whose machine is gone sends nothing, like one without notifications. So the system asks whether it is there:
+#: after so many seconds without a word, every so many seconds, and so many times.
+KEEPALIVE_AFTER, KEEPALIVE_EACH, KEEPALIVE_TIMES = 30, 10, 3
 #: How long (seconds) one wait for notifications lasts, where nothing else can end it.
 LISTEN_TIME = 5.0
 #: How long (seconds) to leave a store alone that ended the subscription, and how long at most when it does so again

@@ -10,7 +10,7 @@ from django.db import IntegrityError, connections, transaction
 
 from celery_leader.backends.listening import Listener, Notifications
 from celery_leader.django.fields import DatabaseNow
-from celery_leader.django.models import Election, Fence
+from celery_leader.django.models import Election, Fence, table_of
 from celery_leader.django.notifications import PostgresListener, channel_of, notify
 from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
@@ -67,11 +67,10 @@ class DjangoLock:
 
     def update(self, record: ElectionRecord, previous: StoredRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.update`."""
-        if record.fencing_token != previous.record.fencing_token:
-            return self._change_holder(partial(self._take_over, record, previous))
-        if record.holder_identity != previous.record.holder_identity:
-            return self._change_holder(partial(self._release, record, previous))
-        return self._saw(self._connection.run(partial(self._swap, record, previous)))
+        seen = previous.record
+        if (record.fencing_token, record.holder_identity) == (seen.fencing_token, seen.holder_identity):
+            return self._saw(self._connection.run(partial(self._swap, record, previous)))
+        return self._change_holder(partial(self._hand_over, record, previous))
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
@@ -85,7 +84,7 @@ class DjangoLock:
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
-        return f"{self._connection.describe()}/{self._name}"
+        return f"{self._connection.where}/{self._name}"
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
@@ -115,10 +114,9 @@ class DjangoLock:
         except Election.DoesNotExist:
             raise RecordNotFound(f"{self.describe()} has no row") from None
         except (ValueError, TypeError, OverflowError) as error:
-            table = Election._meta.db_table  # noqa: SLF001 - documented, for all its underscore
             raise RecordDamaged(
-                f"{self.describe()}: row {self._name!r} of table {table} is not an election's record: {shown(error)}. "
-                "Mend the row or delete it; the election then goes on."
+                f"{self.describe()}: row {self._name!r} of table {table_of(Election)} is not an election's record: "
+                f"{shown(error)}. Mend the row or delete it; the election then goes on."
             ) from error
 
     def _insert(self, record: ElectionRecord, using: str) -> StoredRecord:
@@ -139,21 +137,16 @@ class DjangoLock:
             raise RecordConflict(f"{self.describe()} holds another record than the one to replace")
         return StoredRecord(record, columns["version"])
 
-    def _take_over(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
+    def _hand_over(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
         try:
             with transaction.atomic(using=using, durable=True):
-                self._move_fence(record.fencing_token, using)
+                if record.fencing_token != previous.record.fencing_token:
+                    self._move_fence(record.fencing_token, using)
                 stored = self._swap(record, previous, using)
                 self._tell(record, using)
                 return stored
         except IntegrityError:  # of two that make the first fence, the faster has the record, too
             raise RecordConflict(f"{self.describe()} was taken over by somebody else") from None
-
-    def _release(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
-        with transaction.atomic(using=using, durable=True):
-            stored = self._swap(record, previous, using)
-            self._tell(record, using)
-            return stored
 
     def _tell(self, record: ElectionRecord, using: str) -> None:
         """Announce the holder of *record* to those who listen, once the transaction is committed."""

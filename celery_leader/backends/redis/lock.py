@@ -12,7 +12,7 @@ from typing import Any
 from redis.client import PubSub
 
 from celery_leader.backends.listening import Listener, Notifications
-from celery_leader.backends.redis.client import RedisClient, cut, damaged
+from celery_leader.backends.redis.client import RedisClient, cut
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import RecordConflict, RecordNotFound
@@ -40,7 +40,7 @@ class RedisLock:
         try:
             record = ElectionRecord.from_json(raw)
         except (ValueError, TypeError, OverflowError) as error:
-            raise damaged(self._client.place, self._key, f"it is no election's record ({shown(error)})") from error
+            raise self._client.damaged(self._key, f"it is no election's record ({shown(error)})") from error
         self._notifications.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
@@ -72,7 +72,7 @@ class RedisLock:
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
-        return f"{self._client.place.description} key {self._key}"
+        return f"{self._client.where} key {self._key}"
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
