@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 
-from celery_leader.backends.listening import Listener, Notifications
+from celery_leader.backends.listening import Notifications
 from celery_leader.django.fields import DatabaseNow
 from celery_leader.django.models import Election, Fence, table_of
 from celery_leader.django.notifications import PostgresListener, channel_of, notify
@@ -52,9 +52,10 @@ class DjangoLock:
         """
         self._connection = connection
         self._name = name
-        self._channel = channel_of(name) if listen else ""
-        self._notifications = Notifications()
-        self._listener: Listener | None = None
+        self._channel = channel_of(name) if listen and is_postgresql(connection.alias) else ""
+        self._notifications = Notifications(
+            partial(PostgresListener, connection, self._channel) if self._channel else None
+        )
         self._is_silent = False
 
     def get(self) -> StoredRecord:
@@ -74,8 +75,6 @@ class DjangoLock:
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
-        if self._listener is None and self._channel and is_postgresql(self._connection.alias):
-            self._listener = PostgresListener(self._connection, self._channel, self._notifications)
         self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
@@ -88,9 +87,7 @@ class DjangoLock:
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.stop()
+        self._notifications.close()
         self._connection.close()
 
     def _saw(self, stored: StoredRecord) -> StoredRecord:
@@ -150,7 +147,7 @@ class DjangoLock:
 
     def _tell(self, record: ElectionRecord, using: str) -> None:
         """Announce the holder of *record* to those who listen, once the transaction is committed."""
-        if self._channel and not self._is_silent and connections[using].vendor == "postgresql":
+        if self._channel and not self._is_silent:
             notify(self._channel, record.holder_identity, using)
 
     def _move_fence(self, token: int, using: str) -> None:

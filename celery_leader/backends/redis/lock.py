@@ -29,8 +29,8 @@ class RedisLock:
         self._client = client
         self._key = key
         self._channel = channel
-        self._notifications = Notifications()
-        self._listener: Listener | None = None
+        # A client of its own: the listener must not keep the lock's thread alive when nobody has the lock any more.
+        self._notifications = Notifications(partial(_RedisListener, RedisClient(client.place), channel))
 
     def get(self) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.get`."""
@@ -62,8 +62,6 @@ class RedisLock:
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
-        if self._listener is None:
-            self._listener = _RedisListener(RedisClient(self._client.place), self._channel, self._notifications)
         self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
@@ -76,9 +74,7 @@ class RedisLock:
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.stop()
+        self._notifications.close()
         self._client.close()
 
 
