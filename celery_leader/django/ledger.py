@@ -50,12 +50,14 @@ class DjangoLedger:
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
         reading = Reading[int]()
-        page = self._connection.run(partial(self._open, token))
-        while page:
+        after: int | None = None
+        is_last = False
+        while not is_last:
+            page = self._connection.run(partial(self._page, token, after))
             for run in page:
                 reading.take(run.pk, run.entry, self._as_claim, run)
+                after = run.pk
             is_last = len(page) < _PAGE
-            page = [] if is_last else self._connection.run(partial(self._page, token, page[-1].pk))
         if reading.damaged:
             self._connection.run(partial(self._drop, token, list(reading.damaged)))
         reading.report(f"{self._refusals.where}, table {table_of(PeriodicRun)}")
@@ -83,16 +85,15 @@ class DjangoLedger:
 
     # -- transactions ------------------------------------------------------------------------------------------
 
-    def _open(self, token: int, using: str) -> list[PeriodicRun]:
-        """Return the first rows, as many as a call has time for."""
+    def _page(self, token: int, after: int | None, using: str) -> list[PeriodicRun]:
+        """Return as many rows as a call has time for: those after the key *after*, or the first, which opens."""
         with self._locked(token, using) as opened:
-            self._move_term(token, opened, using)
-            return list(self._runs(using).order_by("pk")[:_PAGE])
-
-    def _page(self, token: int, after: int, using: str) -> list[PeriodicRun]:
-        """Return the rows that follow the one with the key *after*, as many as a call has time for."""
-        with self._locked(token, using):
-            return list(self._runs(using).filter(pk__gt=after).order_by("pk")[:_PAGE])
+            rows = self._runs(using).order_by("pk")
+            if after is None:
+                self._move_term(token, opened, using)
+            else:
+                rows = rows.filter(pk__gt=after)
+            return list(rows[:_PAGE])
 
     def _drop(self, token: int, keys: list[int], using: str) -> None:
         with self._locked(token, using):

@@ -18,8 +18,6 @@ from celery_leader.election.limits import shown
 from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery_leader.django.connection import OwnConnection
 
 _FIELDS = (
@@ -64,14 +62,14 @@ class DjangoLock:
 
     def create(self, record: ElectionRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.create`."""
-        return self._change_holder(partial(self._insert, record))
+        return self._change_holder(record, None)
 
     def update(self, record: ElectionRecord, previous: StoredRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.update`."""
         seen = previous.record
         if (record.fencing_token, record.holder_identity) == (seen.fencing_token, seen.holder_identity):
             return self._saw(self._connection.run(partial(self._swap, record, previous)))
-        return self._change_holder(partial(self._hand_over, record, previous))
+        return self._change_holder(record, previous)
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
@@ -94,10 +92,10 @@ class DjangoLock:
         self._notifications.seen(stored.record.holder_identity)
         return stored
 
-    def _change_holder(self, write: Callable[[str], StoredRecord]) -> StoredRecord:
-        """Have *write* done. After a failure, the retry skips NOTIFY, which may itself be the cause."""
+    def _change_holder(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
+        """Write a record of another term or holder. After a failure, the retry skips NOTIFY: it may be the cause."""
         try:
-            stored = self._connection.run(write)
+            stored = self._connection.run(partial(self._hand_over, record, previous))
         except StoreUnavailable:
             self._is_silent = True
             raise
@@ -118,13 +116,7 @@ class DjangoLock:
 
     def _insert(self, record: ElectionRecord, using: str) -> StoredRecord:
         row = Election(name=self._name, renewed_at=DatabaseNow(), **_columns(record))
-        try:
-            with transaction.atomic(using=using, durable=True):
-                self._move_fence(record.fencing_token, using)
-                Election.objects.using(using).bulk_create([row])  # unlike save(), it sends no signals
-                self._tell(record, using)
-        except IntegrityError:
-            raise RecordConflict(f"{self.describe()} has a row already") from None
+        Election.objects.using(using).bulk_create([row])  # unlike save(), it sends no signals
         return StoredRecord(record, row.version)
 
     def _swap(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
@@ -134,16 +126,16 @@ class DjangoLock:
             raise RecordConflict(f"{self.describe()} holds another record than the one to replace")
         return StoredRecord(record, columns["version"])
 
-    def _hand_over(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
+    def _hand_over(self, record: ElectionRecord, previous: StoredRecord | None, using: str) -> StoredRecord:
         try:
             with transaction.atomic(using=using, durable=True):
-                if record.fencing_token != previous.record.fencing_token:
+                if previous is None or record.fencing_token != previous.record.fencing_token:
                     self._move_fence(record.fencing_token, using)
-                stored = self._swap(record, previous, using)
+                stored = self._swap(record, previous, using) if previous else self._insert(record, using)
                 self._tell(record, using)
                 return stored
         except IntegrityError:  # of two that make the first fence, the faster has the record, too
-            raise RecordConflict(f"{self.describe()} was taken over by somebody else") from None
+            raise RecordConflict(f"{self.describe()} was written by somebody else") from None
 
     def _tell(self, record: ElectionRecord, using: str) -> None:
         """Announce the holder of *record* to those who listen, once the transaction is committed."""
