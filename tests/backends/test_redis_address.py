@@ -360,6 +360,14 @@ class TestClusterUrl:
             lock.get()
         lock.close()
 
+    def test_one_node_is_enough_to_hear_of_changes(self, cluster: RedisCluster) -> None:
+        """The subscription, too, passes over a node that is away."""
+        node = cluster.nodes[0]
+        lock = open_backend(f"redis+cluster://{HOST}:1;{HOST}:{node.port}").lock("heard")
+        lock.wait(0.01)
+        eventually(lambda: b":1\r\n" in node.command_line("PUBSUB NUMSUB celery-leader:{heard}:changes"))
+        lock.close()
+
     def test_a_node_under_a_plain_url_is_told_of(self, cluster: RedisCluster) -> None:
         """With the URL to use: whichever node it is, whether it keeps the key or not."""
         for node in cluster.nodes:
