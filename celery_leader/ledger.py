@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from itertools import islice
+from typing import Protocol, TypeVar
 
 from celery_leader.election.limits import (
     EARLIEST,
@@ -17,10 +18,15 @@ from celery_leader.election.limits import (
     is_time,
     shown_value,
 )
-from celery_leader.exceptions import UnstorableClaim
+from celery_leader.exceptions import LeadershipLost, RecordDamaged, RecordNotFound, UnstorableClaim
 
 #: The headers of a tick's message: when it was due (ISO 8601, UTC), and the fencing token of the term that sent it.
 DUE_HEADER, TOKEN_HEADER = "leader_due_at", "leader_token"
+
+#: How many claims a store gets in one request: it does nothing else meanwhile, and databases limit their parameters.
+BATCH = 500
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,53 @@ def require_sound(claim: Claim) -> None:
             raise ValueError(f"a text in it must have {LONGEST_NAME} characters at most, got {shown_value(name)}")
     if not isinstance(claim.sent, bool):
         raise ValueError(f"it must be sent or not, got {shown_value(claim.sent)}")
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """Which calls of one ledger its store must refuse, and what it says then.
+
+    Attributes:
+        election: The election's name.
+        where: Where the ledger is, for logs.
+        cure: How an operator removes the token that the store keeps.
+    """
+
+    election: str
+    where: str
+    cure: str = ""
+
+    def check(self, token: int, opened: object, *, must_be_open: bool) -> None:
+        """Refuse a call of the term *token*, or return.
+
+        Args:
+            token: The fencing token of the caller.
+            opened: The token that the store keeps as the greatest that opened the ledger; None when it keeps none.
+            must_be_open: Whether only the term that opened the ledger may make this call.
+
+        Raises:
+            RecordDamaged: *opened* is no token.
+            LeadershipLost: A later term has opened the ledger.
+            RecordNotFound: This term must have opened it, and the store does not know of that.
+        """
+        if opened is not None and not is_count(opened):
+            raise RecordDamaged(
+                f"{self.where}: the ledger is left as it is: its token is {shown_value(opened)}, and must be a whole "
+                f"number below {TOO_MANY}. The cure: {self.cure}"
+            )
+        if is_count(opened) and token < opened:
+            raise LeadershipLost(
+                f"Election {self.election!r}: the ledger was opened by token {opened}; {token} is over", cure=self.cure
+            )
+        if must_be_open and opened != token:
+            raise RecordNotFound(f"Election {self.election!r}: the ledger is not as token {token} opened it")
+
+
+def batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
+    """Yield *items* in lists of *size*, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 class Ledger(Protocol):

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import celery_leader
 from celery_leader.backends import open_backend
+from celery_leader.backends.urls import described
 from celery_leader.cli import leader
 from celery_leader.django.checks import check_backend
 from celery_leader.exceptions import ConfigurationError
@@ -62,6 +63,25 @@ def test_no_store_is_called_by_its_password(url: str) -> None:
     except ConfigurationError as error:
         described = str(error)
     assert "hunter2" not in described
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://u:hunter2@h:6379/0", "redis://h:6379/0"),
+        ("redis+cluster://h:1;h:2", "redis+cluster://h:1;h:2"),
+        ("redis+cluster://u:hunter2@h:1?ssl_ca_certs=x;h:2", "redis+cluster://h:1?…"),
+        ("redis://h?password=a;hunter2", "redis://h?…"),
+        ("redis://h?password=a@hunter2", "redis://…"),
+        ("sentinel://:x@h;sentinel://:hunter2@h", "sentinel://…"),
+        ("redis://h#\nhunter2", "redis://h?…"),
+        ("foo://u:hunter2@h", "foo://h"),
+        ("hunter2@h", "…"),
+    ],
+)
+def test_a_url_is_shown_as_far_as_it_holds_no_password(url: str, shown: str) -> None:
+    """Whoever reads a log must know which store is meant; what may belong to a password is left out."""
+    assert described(url) == shown
 
 
 def test_settings_show_no_password() -> None:

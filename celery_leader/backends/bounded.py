@@ -25,23 +25,19 @@ T = TypeVar("T")
 class Session(Generic[C]):
     """Has work done on a connection of its own, which is opened when it is first needed. Any thread may ask."""
 
-    def __init__(self, place: str, timeout: float, new_thread: Callable[[Any], SessionThread[C]]) -> None:
+    def __init__(self, where: str, timeout: float, new_thread: Callable[[Any], SessionThread[C]]) -> None:
         """Prepare; nothing is connected.
 
         Args:
-            place: Where the store is, for logs: no passwords.
+            where: Where the store is, for logs: no passwords.
             timeout: The longest (seconds) that one call may take.
             new_thread: Called with this session, to which the thread must keep no reference.
         """
+        self.where = where
         self.timeout = timeout
-        self._place = place
         self._new_thread = new_thread
         self._thread: SessionThread[C] | None = None
         self._belong_here()
-
-    def describe(self) -> str:
-        """Return where the store is, for logs: no passwords."""
-        return self._place
 
     def close(self) -> None:
         """Close the connection and end its thread. A later call begins anew."""
@@ -70,7 +66,7 @@ class Session(Generic[C]):
             if self._thread is thread:
                 self._thread = None
         thread.abandon()
-        raise StoreUnavailable(f"{self._place} did not answer within {self.timeout:g} s")
+        raise StoreUnavailable(f"{self.where} did not answer within {self.timeout:g} s")
 
     def _leave_parent(self) -> None:
         """In a forked child forget what is the parent's: a thread of its may have had the mutex, which nobody frees."""

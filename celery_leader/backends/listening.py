@@ -17,6 +17,9 @@ from celery_leader.exceptions import LeaderError
 
 logger = logging.getLogger(__name__)
 
+#: A server whose machine is gone sends nothing, like one without notifications. So the system asks whether it is there:
+#: after so many seconds without a word, every so many seconds, and so many times.
+KEEPALIVE_AFTER, KEEPALIVE_EACH, KEEPALIVE_TIMES = 30, 10, 3
 #: How long (seconds) one wait for notifications lasts, where nothing else can end it.
 LISTEN_TIME = 5.0
 #: How long (seconds) to leave a store alone that ended the subscription, and how long at most when it does so again
@@ -28,19 +31,33 @@ MAX_RESUBSCRIBE_DELAY = 30.0
 class Notifications:
     """What one lock's user waits for, and its listener hears."""
 
-    def __init__(self) -> None:
-        """Know nobody."""
+    def __init__(self, listen: Callable[[Notifications], Listener] | None = None) -> None:
+        """Know nobody.
+
+        Args:
+            listen: Starts a listener, at the first wait. None where the store has no notifications.
+        """
+        self._listen = listen
+        self._listener: Listener | None = None
         self._woken = threading.Event()
         self._holder: str | None = None
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
+        if self._listen and self._listener is None:
+            self._listener = self._listen(self)
         self._woken.wait(timeout)
         self._woken.clear()
 
     def interrupt(self) -> None:
         """See :meth:`celery_leader.election.Lock.interrupt`."""
         self._woken.set()
+
+    def close(self) -> None:
+        """End the listener; a later wait starts another one."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.stop()
 
     def seen(self, holder: str) -> None:
         """Remember the holder whom the lock's user read or wrote last."""

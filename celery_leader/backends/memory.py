@@ -13,8 +13,8 @@ from typing import Any
 from celery_leader.backends.base import Admission
 from celery_leader.backends.reading import Reading
 from celery_leader.election import ElectionRecord, StoredRecord
-from celery_leader.exceptions import LeadershipLost, RecordConflict, RecordNotFound
-from celery_leader.ledger import Claim, require_names
+from celery_leader.exceptions import RecordConflict, RecordNotFound
+from celery_leader.ledger import Claim, Refusals, require_names
 
 
 class MemoryLock:
@@ -88,34 +88,34 @@ class MemoryLedger:
 
     def __init__(self, name: str = "default") -> None:
         """Make an empty ledger for election *name*."""
-        self._name = name
+        self._refusals = Refusals(name, f"The ledger of election {name!r} in memory")
         self._mutex = threading.Lock()
-        self._token = 0
+        self._token: int | None = None
         self._claims: dict[str, Claim] = {}
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
         with self._mutex:
-            self._refuse_stale(token)
+            self._check(token)
             self._token = token
             reading = Reading[str]()
             for entry in self._claims:
                 reading.take(entry, entry, self._claims.__getitem__, entry)
-            reading.report(f"The ledger of election {self._name!r} in memory")
+            reading.report(self._refusals.where)
             self._claims = reading.claims
             return dict(self._claims)
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
         with self._mutex:
-            self._require_opened(token)
+            self._check(token, must_be_open=True)
             require_names(claims)
             return [self._store_if_later(claim) for claim in claims]
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.confirm`."""
         with self._mutex:
-            self._require_opened(token)
+            self._check(token, must_be_open=True)
             for claim in claims:
                 stored = self._claims.get(claim.tick.entry)
                 if stored and stored.tick == claim.tick:
@@ -124,7 +124,7 @@ class MemoryLedger:
     def restore(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.restore`."""
         with self._mutex:
-            self._refuse_stale(token)
+            self._check(token)
             claims = list(claims)
             require_names(claims)
             self._token = token
@@ -134,29 +134,21 @@ class MemoryLedger:
     def forget(self, token: int, entries: Iterable[str]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.forget`."""
         with self._mutex:
-            self._refuse_stale(token)
+            self._check(token)
             for entry in entries:
                 self._claims.pop(entry, None)
 
     def clear(self) -> None:
         """Forget everything, as a store does that loses its data."""
         with self._mutex:
-            self._token = 0
+            self._token = None
             self._claims.clear()
 
     def close(self) -> None:
         """See :meth:`celery_leader.ledger.Ledger.close`."""
 
-    def _refuse_stale(self, token: int) -> None:
-        if token < self._token:
-            raise LeadershipLost(
-                f"Election {self._name!r}: the ledger was opened by token {self._token}; {token} is over"
-            )
-
-    def _require_opened(self, token: int) -> None:
-        self._refuse_stale(token)
-        if token != self._token:
-            raise RecordNotFound(f"Election {self._name!r}: the ledger was not opened by token {token}")
+    def _check(self, token: int, *, must_be_open: bool = False) -> None:
+        self._refusals.check(token, self._token, must_be_open=must_be_open)
 
     def _store_if_later(self, claim: Claim) -> bool:
         stored = self._claims.get(claim.tick.entry)
@@ -218,9 +210,8 @@ class MemoryOnceStore:
 class MemoryBackend:
     """Locks and ledgers that live as long as this object."""
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self) -> None:
         """Make an empty store."""
-        self._name = name
         self._mutex = threading.Lock()
         self._locks: dict[str, MemoryLock] = {}
         self._ledgers: dict[str, MemoryLedger] = {}
@@ -245,7 +236,7 @@ class MemoryBackend:
 
     def describe(self) -> str:
         """See :meth:`celery_leader.backends.Backend.describe`."""
-        return f"memory://{self._name}"
+        return "memory://"
 
 
 _shared: defaultdict[str, MemoryBackend] = defaultdict(MemoryBackend)

@@ -121,31 +121,27 @@ class DjangoBackend:
         return OwnConnection(self._alias, timeout=self._timeout, server_timeouts=self._server_timeouts)
 
     def _row(self, election: str) -> str:
-        from celery_leader.django.models import ELECTION_LENGTH
+        from celery_leader.django.models import row_name
 
-        name = f"{self._prefix}:{election}" if self._prefix else election
-        if len(name) > ELECTION_LENGTH:
-            raise ConfigurationError(
-                f"The name {name!r} of an election, its prefix included, has {len(name)} characters; "
-                f"a database keeps {ELECTION_LENGTH}."
-            )
-        return name
+        return row_name(self._prefix, election, of="an election")
 
 
 def _missing_columns(using: str) -> list[str]:
     """Return the tables and columns of ours that the database does not have: it was not migrated, or not far enough."""
     from django.db import connections
 
+    from celery_leader.django.models import table_of
+
     introspection = connections[using].introspection
     missing = []
     with connections[using].cursor() as cursor:
         tables = set(introspection.table_names(cursor))
         for model in apps.get_app_config("celery_leader").get_models():
-            table = model._meta.db_table  # noqa: SLF001 - documented, for all its underscore
+            table = table_of(model)
             if table not in tables:
                 missing.append(f"the table {table}")
                 continue
             columns = {column.name for column in introspection.get_table_description(cursor, table)}
-            wanted = {str(field.column) for field in model._meta.local_concrete_fields}  # noqa: SLF001
+            wanted = {str(field.column) for field in model._meta.local_concrete_fields}  # noqa: SLF001 - as above
             missing += [f"the column {table}.{name}" for name in sorted(wanted - columns)]
     return missing

@@ -73,11 +73,11 @@ class OwnConnection(Session[str]):
         except LeaderError:
             raise
         except (ImproperlyConfigured, ImportError) as error:  # a driver is missing
-            raise ConfigurationError(f"{self.describe()} can't be used: {error}") from error
+            raise ConfigurationError(f"{self.where} can't be used: {error}") from error
         except Exception as error:  # a driver whose connection is cut says so in many ways
             cause = " ".join(str(error).split()) or type(error).__name__
             what = "refused the login" if _LOGIN_REFUSED.search(cause) else "gave no answer"
-            raise StoreUnavailable(f"{self.describe()} {what}: {shown(cause)}{self._cure(cause)}") from error
+            raise StoreUnavailable(f"{self.where} {what}: {shown(cause)}{self._cure(cause)}") from error
 
     def _cure(self, cause: str) -> str:
         """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""

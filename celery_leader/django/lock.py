@@ -6,11 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 
-from celery_leader.backends.listening import Listener, Notifications
+from celery_leader.backends.listening import Notifications
 from celery_leader.django.fields import DatabaseNow
-from celery_leader.django.models import Election, Fence
+from celery_leader.django.models import Election, Fence, table_of
 from celery_leader.django.notifications import PostgresListener, channel_of, notify
 from celery_leader.django.options import is_postgresql
 from celery_leader.election import ElectionRecord, StoredRecord
@@ -18,8 +18,6 @@ from celery_leader.election.limits import shown
 from celery_leader.exceptions import RecordConflict, RecordDamaged, RecordNotFound, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from celery_leader.django.connection import OwnConnection
 
 _FIELDS = (
@@ -52,9 +50,10 @@ class DjangoLock:
         """
         self._connection = connection
         self._name = name
-        self._channel = channel_of(name) if listen else ""
-        self._notifications = Notifications()
-        self._listener: Listener | None = None
+        self._channel = channel_of(name) if listen and is_postgresql(connection.alias) else ""
+        self._notifications = Notifications(
+            partial(PostgresListener, connection, self._channel) if self._channel else None
+        )
         self._is_silent = False
 
     def get(self) -> StoredRecord:
@@ -63,20 +62,17 @@ class DjangoLock:
 
     def create(self, record: ElectionRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.create`."""
-        return self._change_holder(partial(self._insert, record))
+        return self._change_holder(record, None)
 
     def update(self, record: ElectionRecord, previous: StoredRecord) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.update`."""
-        if record.fencing_token != previous.record.fencing_token:
-            return self._change_holder(partial(self._take_over, record, previous))
-        if record.holder_identity != previous.record.holder_identity:
-            return self._change_holder(partial(self._release, record, previous))
-        return self._saw(self._connection.run(partial(self._swap, record, previous)))
+        seen = previous.record
+        if (record.fencing_token, record.holder_identity) == (seen.fencing_token, seen.holder_identity):
+            return self._saw(self._connection.run(partial(self._swap, record, previous)))
+        return self._change_holder(record, previous)
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
-        if self._listener is None and self._channel and is_postgresql(self._connection.alias):
-            self._listener = PostgresListener(self._connection, self._channel, self._notifications)
         self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
@@ -85,23 +81,21 @@ class DjangoLock:
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
-        return f"{self._connection.describe()}/{self._name}"
+        return f"{self._connection.where}/{self._name}"
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.stop()
+        self._notifications.close()
         self._connection.close()
 
     def _saw(self, stored: StoredRecord) -> StoredRecord:
         self._notifications.seen(stored.record.holder_identity)
         return stored
 
-    def _change_holder(self, write: Callable[[str], StoredRecord]) -> StoredRecord:
-        """Have *write* done. After a failure, the retry skips NOTIFY, which may itself be the cause."""
+    def _change_holder(self, record: ElectionRecord, previous: StoredRecord | None) -> StoredRecord:
+        """Write a record of another term or holder. After a failure, the retry skips NOTIFY: it may be the cause."""
         try:
-            stored = self._connection.run(write)
+            stored = self._connection.run(partial(self._hand_over, record, previous))
         except StoreUnavailable:
             self._is_silent = True
             raise
@@ -115,21 +109,14 @@ class DjangoLock:
         except Election.DoesNotExist:
             raise RecordNotFound(f"{self.describe()} has no row") from None
         except (ValueError, TypeError, OverflowError) as error:
-            table = Election._meta.db_table  # noqa: SLF001 - documented, for all its underscore
             raise RecordDamaged(
-                f"{self.describe()}: row {self._name!r} of table {table} is not an election's record: {shown(error)}. "
-                "Mend the row or delete it; the election then goes on."
+                f"{self.describe()}: row {self._name!r} of table {table_of(Election)} is not an election's record: "
+                f"{shown(error)}. Mend the row or delete it; the election then goes on."
             ) from error
 
     def _insert(self, record: ElectionRecord, using: str) -> StoredRecord:
         row = Election(name=self._name, renewed_at=DatabaseNow(), **_columns(record))
-        try:
-            with transaction.atomic(using=using, durable=True):
-                self._move_fence(record.fencing_token, using)
-                Election.objects.using(using).bulk_create([row])  # unlike save(), it sends no signals
-                self._tell(record, using)
-        except IntegrityError:
-            raise RecordConflict(f"{self.describe()} has a row already") from None
+        Election.objects.using(using).bulk_create([row])  # unlike save(), it sends no signals
         return StoredRecord(record, row.version)
 
     def _swap(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
@@ -139,25 +126,20 @@ class DjangoLock:
             raise RecordConflict(f"{self.describe()} holds another record than the one to replace")
         return StoredRecord(record, columns["version"])
 
-    def _take_over(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
+    def _hand_over(self, record: ElectionRecord, previous: StoredRecord | None, using: str) -> StoredRecord:
         try:
             with transaction.atomic(using=using, durable=True):
-                self._move_fence(record.fencing_token, using)
-                stored = self._swap(record, previous, using)
+                if previous is None or record.fencing_token != previous.record.fencing_token:
+                    self._move_fence(record.fencing_token, using)
+                stored = self._swap(record, previous, using) if previous else self._insert(record, using)
                 self._tell(record, using)
                 return stored
         except IntegrityError:  # of two that make the first fence, the faster has the record, too
-            raise RecordConflict(f"{self.describe()} was taken over by somebody else") from None
-
-    def _release(self, record: ElectionRecord, previous: StoredRecord, using: str) -> StoredRecord:
-        with transaction.atomic(using=using, durable=True):
-            stored = self._swap(record, previous, using)
-            self._tell(record, using)
-            return stored
+            raise RecordConflict(f"{self.describe()} was written by somebody else") from None
 
     def _tell(self, record: ElectionRecord, using: str) -> None:
         """Announce the holder of *record* to those who listen, once the transaction is committed."""
-        if self._channel and not self._is_silent and connections[using].vendor == "postgresql":
+        if self._channel and not self._is_silent:
             notify(self._channel, record.holder_identity, using)
 
     def _move_fence(self, token: int, using: str) -> None:

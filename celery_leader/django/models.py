@@ -14,11 +14,37 @@ from django.utils.translation import gettext_lazy as _
 from celery_leader.django.fields import ExactCharField, UtcDateTimeField
 from celery_leader.election import ElectionState, state_of
 from celery_leader.election.limits import shown
+from celery_leader.exceptions import ConfigurationError
 
 #: The longest name of an election, with its prefix.
 ELECTION_LENGTH = 255
 #: The longest name of an entry. Together with the election's it fills an index of MySQL: 3072 bytes, 4 a character.
 ENTRY_LENGTH = 500
+
+
+def table_of(model: type[models.Model]) -> str:
+    """Return the name of the model's table."""
+    return str(model._meta.db_table)  # noqa: SLF001 - documented, for all its underscore
+
+
+def row_name(prefix: str, name: str, *, of: str) -> str:
+    """Return *name* as rows have it: after the key prefix of the deployment.
+
+    Args:
+        prefix: The key prefix; may be empty.
+        name: The name without it.
+        of: What it names, for the error.
+
+    Raises:
+        ConfigurationError: It is longer than a row can keep.
+    """
+    name = f"{prefix}:{name}" if prefix else name
+    if len(name) > ELECTION_LENGTH:
+        raise ConfigurationError(
+            f"The name {shown(name)!r} of {of}, its prefix included, has {len(name)} characters; a database keeps "
+            f"{ELECTION_LENGTH}."
+        )
+    return name
 
 
 class Election(models.Model):

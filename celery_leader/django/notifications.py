@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, connections
 
-from celery_leader.backends.listening import Listener, Notifications
+from celery_leader.backends.listening import KEEPALIVE_AFTER, KEEPALIVE_EACH, KEEPALIVE_TIMES, Listener, Notifications
 from celery_leader.django.connection import new_wrapper, second_handle
 from celery_leader.exceptions import StoreUnavailable
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from celery_leader.django.connection import OwnConnection
 
-#: A server whose machine is gone sends nothing, like one without notifications: the system asks whether it is there.
-_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_KEEPALIVE = {
+    "keepalives_idle": KEEPALIVE_AFTER,
+    "keepalives_interval": KEEPALIVE_EACH,
+    "keepalives_count": KEEPALIVE_TIMES,
+}
 #: PostgreSQL admits 63 bytes.
 _PLAIN_NAME = re.compile(r"[\w:.@-]{1,48}", re.ASCII)
 #: PostgreSQL admits just under 8000 bytes. What is cut off is not the holder that anybody knows, and ends a wait.
@@ -51,7 +54,7 @@ class PostgresListener(Listener):
         self._beside = beside
         self._channel = channel
         self._socket: socket.socket | None = None
-        super().__init__(notifications, f"{channel} in {beside.describe()}")
+        super().__init__(notifications, f"{channel} in {beside.where}")
 
     @contextmanager
     def subscription(self) -> Iterator[Callable[[float], list[str]]]:
@@ -67,7 +70,7 @@ class PostgresListener(Listener):
                 selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)
                 yield partial(_wait, wrapper.connection, selector)
         except (Error, OSError) as error:
-            raise StoreUnavailable(f"{self._beside.describe()} tells nothing: {error}") from error
+            raise StoreUnavailable(f"{self._beside.where} tells nothing: {error}") from error
         finally:
             handle, self._socket = self._socket, None
             if handle:

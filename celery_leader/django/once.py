@@ -14,8 +14,9 @@ from django.db.models import ExpressionWrapper
 
 from celery_leader.backends import Admission
 from celery_leader.django.fields import DatabaseNow, UtcDateTimeField
-from celery_leader.django.models import ELECTION_LENGTH, DeliveredTick
-from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
+from celery_leader.django.models import DeliveredTick, row_name
+from celery_leader.exceptions import RecordConflict, StoreUnavailable
+from celery_leader.ledger import BATCH
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 #: Rows that have ended are deleted by whoever begins a tick: each process looks once in so many seconds, and deletes no
 #: more than a batch. A full batch lets it look again the next time.
 PRUNED_EACH = 60.0
-PRUNED_TOGETHER = 500
+PRUNED_TOGETHER = BATCH
 
 _MOST_SWAPS = 3
 
@@ -70,24 +71,14 @@ class DjangoOnceStore:
             yield
             held = _rows(using).filter(pk=name, owner=owner, done=False)
             if not held.update(done=True, ends_at=_in(seconds)):
-                raise RecordConflict(f"{self._connection.describe()}: the claim of tick {task_id} by {owner} has ended")
-
-    def describe(self) -> str:
-        """Return where the rows are, for logs: no passwords."""
-        return self._connection.describe()
+                raise RecordConflict(f"{self._connection.where}: the claim of tick {task_id} by {owner} has ended")
 
     def close(self) -> None:
         """See :meth:`celery_leader.backends.OnceStore.close`."""
         self._connection.close()
 
     def _name(self, task_id: str) -> str:
-        name = f"{self._prefix}:{task_id}" if self._prefix else task_id
-        if len(name) > ELECTION_LENGTH:
-            raise ConfigurationError(
-                f"The name {name!r} of a tick, its prefix included, has {len(name)} characters; a database keeps "
-                f"{ELECTION_LENGTH}."
-            )
-        return name
+        return row_name(self._prefix, task_id, of="a tick")
 
     # -- statements --------------------------------------------------------------------------------------------
 

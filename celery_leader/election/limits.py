@@ -70,7 +70,7 @@ def is_duration(value: object) -> TypeGuard[float]:
     return is_number(value) and 0 < value <= LONGEST
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Return whether *value* is a whole number that every store keeps exactly."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < TOO_MANY
 

@@ -13,10 +13,12 @@ import redis
 import trustme
 
 from celery_leader.backends import open_backend
+from celery_leader.backends.redis import RedisOnceStore
 from celery_leader.election import ElectionConfig, LeaderElector
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.testing import FakeClock, LedgerContract, LockContract, sample_claim, sample_record
 from tests.backends.made import Made
+from tests.contracts.once_contract import OnceStoreContract
 from tests.contracts.proxy import Proxy
 from tests.servers import HOST, Certificates, RedisCluster, RedisServer, SentinelServer
 from tests.waiting import eventually
@@ -324,6 +326,26 @@ class TestClusterLedger(Clustered, LedgerContract):
     make_ledger = Clustered.make
 
 
+class TestClusterOnceStore(Clustered, OnceStoreContract):
+    """RedisOnceStore."""
+
+    made_kind = "once_store"
+
+    def make_once_store(self) -> RedisOnceStore:
+        once_store = open_backend(self.url).once_store()
+        assert isinstance(once_store, RedisOnceStore)
+        self.made.callback(once_store.close)
+        return once_store
+
+    def test_one_node_keeps_all_ticks(self) -> None:
+        """A client is connected to one node: ticks on several would cost a redirection and a connection each."""
+        once_store = self.make_once_store()
+        for number in range(20):
+            once_store.begin(f"{number}", "a", 600)
+        sizes = sorted(node.command_line("DBSIZE") for node in self.cluster.nodes)
+        assert sizes == [b":0\r\n", b":0\r\n", b":20\r\n"]
+
+
 class TestClusterUrl:
     """redis+cluster:// and rediss+cluster://"""
 
@@ -336,6 +358,14 @@ class TestClusterUrl:
         lock = open_backend(f"redis+cluster://{HOST}:1;{HOST}:{cluster.nodes[0].port}").lock("default")
         with suppress(LookupError):
             lock.get()
+        lock.close()
+
+    def test_one_node_is_enough_to_hear_of_changes(self, cluster: RedisCluster) -> None:
+        """The subscription, too, passes over a node that is away."""
+        node = cluster.nodes[0]
+        lock = open_backend(f"redis+cluster://{HOST}:1;{HOST}:{node.port}").lock("heard")
+        lock.wait(0.01)
+        eventually(lambda: b":1\r\n" in node.command_line("PUBSUB NUMSUB celery-leader:{heard}:changes"))
         lock.close()
 
     def test_a_node_under_a_plain_url_is_told_of(self, cluster: RedisCluster) -> None:

@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.redis
 
-KEY = f"proj:once:{TICK}"
+KEY = f"proj:{{once}}:{TICK}"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_key_of_somebody_else_is_left_alone(once_store: RedisOnceStore, raw: r
     """The message names it."""
     raw.lpush(KEY, "x")
     for call in (lambda: once_store.begin(TICK, "a", LONG), lambda: once_store.done(TICK, "a", LONG)):
-        with pytest.raises(RecordDamaged, match=f"proj:once:{TICK}"):
+        with pytest.raises(RecordDamaged, match=f"proj:{{once}}:{TICK}"):
             call()
     assert raw.lrange(KEY, 0, -1) == [b"x"]
 

@@ -48,10 +48,11 @@ class RedisBackend:
 
     def once_store(self) -> RedisOnceStore:
         """See :meth:`celery_leader.backends.Backend.once_store`."""
-        return RedisOnceStore(RedisClient(self._place), f"{self._prefix}:once:")
+        return RedisOnceStore(RedisClient(self._place), *self._keys("once", ""))
 
     def _keys(self, election: str, *names: str) -> list[str]:
-        # In a cluster the part in braces alone decides where a key lives: all keys of an election live together.
+        # In a cluster the part in braces alone decides which node keeps a key. A client talks to one node at a time:
+        # all keys of an election are together, and so are all ticks of a once store.
         return [f"{self._prefix}:{{{election}}}:{name}" for name in names]
 
     def check(self) -> None:

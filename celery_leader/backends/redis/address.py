@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from celery_leader.backends.listening import KEEPALIVE_AFTER, KEEPALIVE_EACH, KEEPALIVE_TIMES
 from celery_leader.backends.redis.cluster import ClusterClient
 from celery_leader.backends.urls import described
 from celery_leader.exceptions import ConfigurationError
@@ -25,9 +26,12 @@ R = TypeVar("R", bound=redis.Redis)
 _SENTINEL_PORT = 26379
 _PORT = 6379
 
-#: A server whose machine is gone sends nothing, like one without notifications: the system asks whether it is there.
-#: Seconds without a word, seconds between two questions, and how many; macOS calls the first one otherwise.
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_KEEPALIVE = {
+    "TCP_KEEPIDLE": KEEPALIVE_AFTER,
+    "TCP_KEEPALIVE": KEEPALIVE_AFTER,  # on macOS
+    "TCP_KEEPINTVL": KEEPALIVE_EACH,
+    "TCP_KEEPCNT": KEEPALIVE_TIMES,
+}
 
 #: Told of each connection that a client opens.
 OnConnection = Callable[[Any], None]
@@ -164,7 +168,7 @@ def _keepalive() -> dict[str, Any]:
 def _from_url(kind: type[R], url: str, options: Mapping[str, Any], on_connection: OnConnection) -> R:
     """Return a client for *url*, whose query may add to *options* but not change what :func:`_bounded` says."""
     options = _telling(on_connection, options)
-    client: R = kind.from_url(url, **options)
+    client = cast("R", kind.from_url(url, **options))
     client.connection_pool.connection_kwargs.update({name: options[name] for name in _bounded(0, {})})
     return client
 

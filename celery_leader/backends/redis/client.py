@@ -91,15 +91,25 @@ class RedisClient(Session[Any]):
         Raises:
             StoreUnavailable: There was no answer.
         """
-        with self._answering(), closing(self.place.connect(on_connection)) as client:
-            with closing(client.pubsub(ignore_subscribe_messages=True)) as subscription:
-                subscription.subscribe(channel)
-                yield subscription
+        with (
+            self._answering(),
+            closing(self.place.connect(on_connection)) as client,
+            closing(client.pubsub(ignore_subscribe_messages=True)) as subscription,
+        ):
+            subscription.subscribe(channel)
+            yield subscription
+
+    def damaged(self, key: str, what: str) -> RecordDamaged:
+        """Return the error that tells what is wrong with *key*, and the cure."""
+        return RecordDamaged(
+            f"{self.where}: the key {key!r} is left as it is: {what}. "
+            f"Look at it, and if nobody needs it: redis-cli DEL {quote(key)}"
+        )
 
     def is_no_cluster(self) -> ConfigurationError:
         """Return the error that tells how to name a cluster."""
         return ConfigurationError(
-            f"leader_backend {self.place.description} is a node of a Redis Cluster. "
+            f"leader_backend {self.where} is a node of a Redis Cluster. "
             'Name it as one: "redis+cluster://host:port;host:port".'
         )
 
@@ -116,16 +126,16 @@ class RedisClient(Session[Any]):
             if isinstance(error, MovedError) or str(error).startswith("MOVED "):  # redis-py 5 tells by the text
                 raise self.is_no_cluster() from error
             if "WRONGTYPE" in str(error):
-                raise damaged(self.place, key, "it holds another type than an election's") from error
-            raise StoreUnavailable(f"{self.place.description} refused: {shown(error)}") from error
+                raise self.damaged(key, "it holds another type than an election's") from error
+            raise StoreUnavailable(f"{self.where} refused: {shown(error)}") from error
         except AuthenticationError as error:
             raise StoreUnavailable(
-                f"{self.place.description} refused the login: {shown(error).rstrip('.')}. "
+                f"{self.where} refused the login: {shown(error).rstrip('.')}. "
                 "Correct user and password in leader_backend"
             ) from error
         except (RedisError, OSError) as error:
             cause = shown(error) or type(error).__name__
-            raise StoreUnavailable(f"{self.place.description} did not answer: {cause}") from error
+            raise StoreUnavailable(f"{self.where} did not answer: {cause}") from error
 
 
 class _ClientThread(SessionThread[Any]):
@@ -171,14 +181,6 @@ def cut(connection: Any) -> None:
     """Have whoever waits on *connection* get an error, and close it: it is not the caller's to close."""
     with suppress(OSError, AttributeError):  # closed meanwhile
         connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - disconnect() would take it away from who reads
-
-
-def damaged(place: Place, key: str, what: str) -> RecordDamaged:
-    """Return the error that tells what is wrong with *key*, and the cure."""
-    return RecordDamaged(
-        f"{place.description}: the key {key!r} is left as it is: {what}. "
-        f"Look at it, and if nobody needs it: redis-cli DEL {quote(key)}"
-    )
 
 
 @cache

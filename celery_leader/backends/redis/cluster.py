@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.client import PubSub
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 Address = tuple[str, int]
@@ -39,16 +38,16 @@ class ClusterClient(redis.Redis):
         for _ in range(_REDIRECTIONS):
             try:
                 if is_asking:  # the slot is on its way to this node, which takes no command for it without this
-                    super().execute_command("ASKING")
-                return super().execute_command(*args, **options)
+                    redis.Redis.execute_command(self, "ASKING")
+                return redis.Redis.execute_command(self, *args, **options)
             except ResponseError as error:
                 is_asking = self._follow(error) == "ASK"
         raise RedisError(f"the nodes redirected a command {_REDIRECTIONS} times, the last time to {self._address}")
 
-    def pubsub(self, **options: Any) -> PubSub:
+    def pubsub(self, **options: Any) -> Any:
         """See :meth:`redis.Redis.pubsub`. Each node hears what is published at any."""
         self._join()
-        return super().pubsub(**options)
+        return redis.Redis.pubsub(self, **options)
 
     def _join(self) -> None:
         nodes, self.nodes = self.nodes, ()

@@ -5,8 +5,8 @@
 -- KEYS: ledger. ARGV: what to do, the caller's token, then for each entry its field and the claim (to confirm one: its
 -- due time), or only the fields to forget, or, to open it and for each further page of it, the cursor (at first "0") and
 -- about how many fields to return.
--- Returns {"stale", token}, {"lost"}, {"damaged", the token's begin}, or {"ok", results...}; of a page the results are the
--- next cursor ("0" after the last page), fields and values.
+-- Returns {"refused", the begin of the token that opened it, or nil} or {"ok", results...}; of a page the results are
+-- the next cursor ("0" after the last page), fields and values.
 local key, verb, token = KEYS[1], ARGV[1], ARGV[2]
 
 local GREATEST = '9007199254740991'
@@ -17,11 +17,10 @@ local function less(a, b)
 end
 
 local opened = redis.call('HGET', key, 'token')
-if opened and (not string.match(opened, '^%d+$') or less(GREATEST, opened)) then
-  return {'damaged', string.sub(opened, 1, 200)}
-end
-if opened and less(token, opened) then return {'stale', opened} end
-if (verb == 'claim' or verb == 'confirm') and opened ~= token then return {'lost'} end
+local is_damaged = opened and (not string.match(opened, '^[1-9]%d*$') or less(GREATEST, opened))
+local is_stale = opened and less(token, opened)
+local is_lost = (verb == 'claim' or verb == 'confirm') and opened ~= token
+if is_damaged or is_stale or is_lost then return {'refused', opened and string.sub(opened, 1, 200)} end
 if verb == 'open' or verb == 'restore' then redis.call('HSET', key, 'token', token) end
 
 local results = {'ok'}

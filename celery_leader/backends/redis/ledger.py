@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from itertools import islice
 from shlex import quote
 from typing import Any
 
 from celery_leader.backends.reading import Reading
 from celery_leader.backends.redis.client import RedisClient
-from celery_leader.election.limits import TOO_MANY, shown
-from celery_leader.exceptions import LeadershipLost, RecordDamaged, RecordNotFound
-from celery_leader.ledger import Claim, Tick, require_names
+from celery_leader.ledger import BATCH, Claim, Refusals, Tick, batches, require_names
 
-_BATCH = 500  # a script holds up all of Redis while it runs
-_PAGE = 500  # about so many fields are read at a time
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _FIELD = b"entry:"
+_TOKEN = re.compile("[1-9][0-9]{0,15}")  # as the script knows one
 
 
 class RedisLedger:
@@ -29,7 +26,7 @@ class RedisLedger:
         self._client = client
         self._election = election
         self._key = key
-        self._cure = f"redis-cli HDEL {quote(key)} token"
+        self._refusals = Refusals(election, f"{client.where} key {key}", f"redis-cli HDEL {quote(key)} token")
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """See :meth:`celery_leader.ledger.Ledger.open`."""
@@ -38,8 +35,9 @@ class RedisLedger:
             if field.startswith(_FIELD):
                 entry = field.removeprefix(_FIELD)
                 reading.take(field, entry, self._decode, entry, value)
-        self._drop(token, list(reading.damaged))
-        reading.report(f"{self._client.place.description} key {self._key}")
+        for fields in batches(reading.damaged):
+            self._run("forget", token, fields)
+        reading.report(self._refusals.where)
         return reading.claims
 
     def _fields(self, token: int) -> Iterator[tuple[bytes, bytes]]:
@@ -47,57 +45,41 @@ class RedisLedger:
 
         So many at a time: Redis does nothing else while it hands them out, and each call has its own time.
         """
-        cursor, *parts = self._run("open", token, ["0", str(_PAGE)])
+        cursor, *parts = self._run("open", token, ["0", str(BATCH)])
         while True:
             yield from zip(parts[::2], parts[1::2], strict=True)
             if cursor == b"0":
                 return
-            cursor, *parts = self._run("page", token, [cursor, str(_PAGE)])
-
-    def _drop(self, token: int, fields: Sequence[bytes]) -> None:
-        for start in range(0, len(fields), _BATCH):
-            self._run("forget", token, fields[start : start + _BATCH])
+            cursor, *parts = self._run("page", token, [cursor, str(BATCH)])
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
         """See :meth:`celery_leader.ledger.Ledger.claim`."""
-        return [bool(result) for result in self._run("claim", token, *_batches(claims))]
+        return [bool(result) for result in self._run("claim", token, *_arguments(claims))]
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.confirm`."""
-        self._run("confirm", token, *_batches(claims, _due))
+        self._run("confirm", token, *_arguments(claims, _due))
 
     def restore(self, token: int, claims: Iterable[Claim]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.restore`."""
-        self._run("restore", token, *_batches(claims))
+        self._run("restore", token, *_arguments(claims))
 
     def forget(self, token: int, entries: Iterable[str]) -> None:
         """See :meth:`celery_leader.ledger.Ledger.forget`."""
-        self._run("forget", token, [_field(entry) for entry in entries])
+        self._run("forget", token, *batches(map(_field, entries)))
 
     def close(self) -> None:
         """See :meth:`celery_leader.ledger.Ledger.close`."""
         self._client.close()
 
-    def _run(self, verb: str, token: int, *batches: Sequence[str | bytes]) -> list[Any]:
-        """Do *verb* with each of *batches*, at least once; return all results in order."""
-        arguments = [[verb, str(token), *batch] for batch in batches or [[]]]
-        answers = self._client.run_all("ledger", [self._key], arguments)
-        return [result for outcome, *results in answers for result in self._checked(outcome, results, token)]
-
-    def _checked(self, outcome: bytes, results: list[Any], token: int) -> list[Any]:
-        if outcome == b"stale":
-            opened = int(results[0])
-            raise LeadershipLost(
-                f"Election {self._election!r}: the ledger was opened by token {opened}; {token} is over",
-                cure=self._cure,
-            )
-        if outcome == b"lost":
-            raise RecordNotFound(f"Election {self._election!r}: the ledger is not as token {token} opened it")
-        if outcome == b"damaged":
-            raise RecordDamaged(
-                f"{self._client.place.description}: the key {self._key!r} is left as it is: its token is "
-                f"{shown(results[0])}, and must be below {TOO_MANY}. The cure: {self._cure}"
-            )
+    def _run(self, verb: str, token: int, *parts: Sequence[str | bytes]) -> list[Any]:
+        """Do *verb* with each of *parts*, at least once; return all results in order."""
+        arguments = [[verb, str(token), *part] for part in parts or [[]]]
+        results = []
+        for outcome, *answer in self._client.run_all("ledger", [self._key], arguments):
+            if outcome == b"refused":
+                self._refusals.check(token, _token(*answer), must_be_open=True)
+            results += answer
         return results
 
     def _decode(self, entry: bytes, value: bytes) -> Claim:
@@ -129,16 +111,21 @@ def _due(claim: Claim) -> str:
     return _microseconds(claim.tick.due_at)
 
 
-def _batches(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str | bytes]]:
-    """Return the script's arguments for *claims*, so many at a time: each one's field and what *encode* makes of it.
+def _arguments(claims: Iterable[Claim], encode: Callable[[Claim], str] = _encode) -> Iterator[list[str | bytes]]:
+    """Yield the script's arguments for each batch of *claims*: every claim's field, and what *encode* makes of it.
 
     Raises:
         UnstorableClaim: A name is too long, or no text in UTF-8.
     """
-    iterator = iter(claims)
-    while batch := list(islice(iterator, _BATCH)):
+    for batch in batches(claims):
         require_names(batch)
         yield [part for claim in batch for part in (_field(claim.tick.entry), encode(claim))]
+
+
+def _token(opened: bytes | None) -> int | str | None:
+    """Return the token that a refusal names: a number, or the damaged text."""
+    text = None if opened is None else opened.decode(errors="replace")
+    return int(text) if text and _TOKEN.fullmatch(text) else text
 
 
 def _microseconds(time: datetime) -> str:

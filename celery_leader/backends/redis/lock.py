@@ -12,7 +12,7 @@ from typing import Any
 from redis.client import PubSub
 
 from celery_leader.backends.listening import Listener, Notifications
-from celery_leader.backends.redis.client import RedisClient, cut, damaged
+from celery_leader.backends.redis.client import RedisClient, cut
 from celery_leader.election import ElectionRecord, StoredRecord
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import RecordConflict, RecordNotFound
@@ -29,8 +29,8 @@ class RedisLock:
         self._client = client
         self._key = key
         self._channel = channel
-        self._notifications = Notifications()
-        self._listener: Listener | None = None
+        # A client of its own: the listener must not keep the lock's thread alive when nobody has the lock any more.
+        self._notifications = Notifications(partial(_RedisListener, RedisClient(client.place), channel))
 
     def get(self) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.get`."""
@@ -40,7 +40,7 @@ class RedisLock:
         try:
             record = ElectionRecord.from_json(raw)
         except (ValueError, TypeError, OverflowError) as error:
-            raise damaged(self._client.place, self._key, f"it is no election's record ({shown(error)})") from error
+            raise self._client.damaged(self._key, f"it is no election's record ({shown(error)})") from error
         self._notifications.seen(record.holder_identity)
         return StoredRecord(record, raw)
 
@@ -62,8 +62,6 @@ class RedisLock:
 
     def wait(self, timeout: float) -> None:
         """See :meth:`celery_leader.election.Lock.wait`."""
-        if self._listener is None:
-            self._listener = _RedisListener(RedisClient(self._client.place), self._channel, self._notifications)
         self._notifications.wait(timeout)
 
     def interrupt(self) -> None:
@@ -72,13 +70,11 @@ class RedisLock:
 
     def describe(self) -> str:
         """See :meth:`celery_leader.election.Lock.describe`."""
-        return f"{self._client.place.description} key {self._key}"
+        return f"{self._client.where} key {self._key}"
 
     def close(self) -> None:
         """See :meth:`celery_leader.election.Lock.close`."""
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.stop()
+        self._notifications.close()
         self._client.close()
 
 
