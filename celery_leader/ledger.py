@@ -68,7 +68,8 @@ def require_names(claims: Iterable[Claim]) -> None:
     for claim in claims:
         if not is_name(claim.tick.entry):
             raise UnstorableClaim(
-                f"its name has more than {LONGEST_NAME} characters, or a character that UTF-8 does not have. Rename the entry"
+                f"its name has more than {LONGEST_NAME} characters, or a character that UTF-8 does not have. "
+                "Rename the entry"
             )
 
 
