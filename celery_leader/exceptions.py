@@ -1,4 +1,4 @@
-"""Everything that this package raises. One root, so that one ``except`` is enough."""
+"""The errors of this package. They have one root, so one ``except`` is enough."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from __future__ import annotations
 class LeaderError(Exception):
     """The root of all errors of celery-leader.
 
-    Raised without a message, an error says what its docstring's first line says.
+    An error without a message shows the first line of its class's docstring.
     """
 
     def __str__(self) -> str:
-        """Return the message, or the class's own summary when none was given."""
+        """Return the message, or the class's summary when there is none."""
         return super().__str__() or (type(self).__doc__ or "").partition("\n")[0]
 
 
 class ConfigurationError(LeaderError, ValueError):
-    """A setting is wrong or impossible; the message names it, its value and the cure."""
+    """A setting is wrong or impossible. The message names the setting, its value and the cure."""
 
 
 class StoreUnavailable(LeaderError):
-    """The store gave no answer, so the outcome of the call is unknown. Any store raises it: lock, ledger, once store.
+    """The store gave no answer, so the outcome of the call is unknown.
 
-    Raised for anything that is neither a result nor a conflict: a timeout, a refused connection,
-    an error of the server. It never means "not found".
+    Locks, ledgers and once stores raise it for anything that is neither a result nor a conflict: a timeout, a refused
+    connection, an error of the server. It never means "not found".
     """
 
 
 class RecordDamaged(StoreUnavailable):
-    """What the store holds under the election's name is not an election's record.
+    """The store holds something else than an election's record under the election's name.
 
-    It is never overwritten: an operator decides. The message tells how to mend it.
+    Nobody overwrites it: an operator decides. The message names the cure.
     """
 
 
 class UnstorableClaim(LeaderError):
-    """A ledger can't keep a claim, however often it is asked: one of its values does not fit. Nothing was stored.
+    """A ledger can't keep a claim, because one of its values does not fit. Nothing was stored.
 
-    The message says what does not fit, and the cure.
+    The message names the value and the cure. Another try would fail the same way.
     """
 
 
@@ -49,21 +49,21 @@ class RecordConflict(LeaderError):
 
 
 class NotLeader(LeaderError):
-    """This process does not lead the election that the work is reserved for."""
+    """This process does not lead the election, and only its leader may do the work."""
 
 
 class LeadershipLost(LeaderError):
-    """A term that was current has ended: a newer one exists or its time is over.
+    """A term has ended: a newer term exists, or its time is over.
 
     Attributes:
-        cure: What an operator can do, where a store refuses a term because of a newer one that never was; else empty.
+        cure: The cure for an operator where a store refuses a term because of a newer term that never was; else empty.
     """
 
     def __init__(self, message: str = "", *, cure: str = "") -> None:
-        """Say *message*, and keep the *cure*."""
+        """Show *message*, and keep the *cure*."""
         super().__init__(*[message] if message else [])
         self.cure = cure
 
 
 class LeaseExpired(LeaderError):
-    """A held lease was not renewed for longer than it lasts: the elector is stuck."""
+    """The elector is stuck: it has not renewed its lease, which has ended."""

@@ -1,4 +1,4 @@
-"""Where the ticks of an election's beat are claimed before they are sent: once each, and never by a stale term."""
+"""The claims of ticks, which a beat makes before it sends: one claim a tick, and none by a stale term."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Claim:
     """A tick that a leader made its own: the last state of its entry.
 
     Attributes:
-        tick: What is claimed.
-        task_id: The id of the message; the same for whoever sends the tick, however often, and no other tick's.
-        run_count: How many ticks of the entry were claimed so far, this one included.
-        claimed_at: When (UTC, by the claimer's clock); it becomes the entry's ``last_run_at``.
-        schedule: A fingerprint of the entry's schedule. A state with another fingerprint than the entry's is void.
-        sent: Whether the message is known to have reached the broker.
+        tick: The claimed tick.
+        task_id: The id of the message: the same for every sender and every repetition of the tick, and of no other.
+        run_count: The number of the entry's claimed ticks so far, this one included.
+        claimed_at: When the leader claimed it (UTC, by its clock); it becomes the entry's ``last_run_at``.
+        schedule: A fingerprint of the entry's schedule. A claim with another fingerprint than the entry's is void.
+        sent: Whether the leader knows that the broker has the message.
     """
 
     tick: Tick
@@ -66,7 +66,7 @@ class Claim:
 
 
 def require_names(claims: Iterable[Claim]) -> None:
-    """Refuse names that no store has room for, or characters.
+    """Refuse names that no store can keep.
 
     Raises:
         UnstorableClaim: The name of an entry is too long, or has half of a surrogate pair.
@@ -74,12 +74,13 @@ def require_names(claims: Iterable[Claim]) -> None:
     for claim in claims:
         if not is_name(claim.tick.entry):
             raise UnstorableClaim(
-                f"its name has more than {LONGEST_NAME} characters, or one that UTF-8 does not have. Rename the entry"
+                f"its name has more than {LONGEST_NAME} characters, or a character that UTF-8 does not have. "
+                "Rename the entry"
             )
 
 
 def require_sound(claim: Claim) -> None:
-    """Refuse a claim that a store holds, and no leader can have written.
+    """Refuse a stored claim that no leader can have written.
 
     Raises:
         ValueError: The message says what is wrong.
@@ -149,18 +150,18 @@ def batches(items: Iterable[Item], size: int = BATCH) -> Iterator[list[Item]]:
 class Ledger(Protocol):
     """The claims of one election: for each entry, the last one.
 
-    Every call names the term that makes it by its fencing token. The ledger remembers the greatest token that
-    ever opened it; a call of a lower one changes nothing. Calls are bounded like those of a
-    :class:`~celery_leader.election.Lock`, may come from any one thread at a time, and batches go to the store
-    together. ``celery_leader.testing.LedgerContract`` is this contract as tests.
+    Every call names its term by the fencing token. The ledger remembers the greatest token that ever opened it; a
+    call with a lower token changes nothing. Calls are bounded like those of a :class:`~celery_leader.election.Lock`,
+    and may come from any thread, one at a time. A batch goes to the store as a whole.
+    ``celery_leader.testing.LedgerContract`` is this contract as tests.
     """
 
     def open(self, token: int) -> Mapping[str, Claim]:
         """Take the ledger over for the term *token* and return the last claim of each entry, by entry name.
 
-        From now on no lower token changes anything. Claims that can't be read, or that no leader can have written (see
-        :func:`require_sound`), are removed and named in the log. A large ledger is read in parts, each of which takes
-        no longer than a call may.
+        From now on no lower token changes anything. The ledger removes claims that are unreadable, or that no leader
+        can have written (see :func:`require_sound`), and names them in the log. It reads many claims in parts, each
+        of which takes no longer than a call may.
 
         Raises:
             LeadershipLost: A higher token has opened it already.
@@ -169,7 +170,7 @@ class Ledger(Protocol):
         ...
 
     def claim(self, token: int, claims: Sequence[Claim]) -> Sequence[bool]:
-        """Store each of *claims* whose tick is later than what is stored for its entry.
+        """Store each of *claims* whose tick is later than the last claim of its entry.
 
         Returns:
             For each claim whether it was stored. False: that tick, or a later one, was claimed before.
@@ -177,13 +178,13 @@ class Ledger(Protocol):
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was stored.
             RecordNotFound: The ledger is not as this term opened it: the store lost its data. :meth:`restore` it.
-            UnstorableClaim: The store can't keep one of the claims, or more; none was stored.
-            StoreUnavailable: There was no answer; some or all may have been stored.
+            UnstorableClaim: The store can't keep one or more of the claims; none was stored.
+            StoreUnavailable: There was no answer; some or all claims may be stored.
         """
         ...
 
     def confirm(self, token: int, claims: Iterable[Claim]) -> None:
-        """Mark as sent those of *claims* that are still their entry's last.
+        """Mark each of *claims* as sent, if it is still the last of its entry.
 
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was marked.
@@ -195,17 +196,17 @@ class Ledger(Protocol):
     def restore(self, token: int, claims: Iterable[Claim]) -> None:
         """Write *claims* back, with their ``sent``, to a ledger that lost its data, and open it for *token*.
 
-        An entry for which the ledger holds the same or a later tick is left as it is.
+        An entry with the same or a later tick in the ledger stays as it is.
 
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was written.
-            UnstorableClaim: The store can't keep one of the claims, or more; none was written.
+            UnstorableClaim: The store can't keep one or more of the claims; none was written.
             StoreUnavailable: There was no answer.
         """
         ...
 
     def forget(self, token: int, entries: Iterable[str]) -> None:
-        """Drop what is stored for *entries*, whose schedules are gone or have changed.
+        """Drop the claims of *entries*, whose schedules are gone or have changed.
 
         Raises:
             LeadershipLost: A higher token has opened the ledger; nothing was dropped.
@@ -214,5 +215,5 @@ class Ledger(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back connections. Callable more than once; a later call opens them again."""
+        """Close connections. May be called more than once; a later call of another method opens them again."""
         ...

@@ -14,12 +14,12 @@ from celery_leader.election import ElectionConfig
 from celery_leader.election.limits import LONGEST, is_number
 from celery_leader.exceptions import ConfigurationError
 
-#: The election that application code asks about when it names none.
+#: The election of application code that names none.
 DEFAULT_ELECTION = "default"
 #: The election of beats that run as processes of their own; see :attr:`LeaderSettings.beat_election`.
 BEAT_ELECTION = "beat"
 
-#: What may become of runs of periodic entries that were due while nobody could send them.
+#: How the beat may treat runs of periodic entries that were due while nobody could send them.
 CATCH_UP_POLICIES = ("latest", "skip", "all")
 
 #: The apps for which ``celery_leader.setup`` was called.
@@ -32,13 +32,12 @@ _OVERRIDES = (*_DURATIONS, "release_on_cancel")
 
 @dataclass(frozen=True)
 class LeaderSettings:
-    """What an app sets; each field but the last two is the setting ``leader_<field>``. Durations are in seconds.
+    """The settings of an app. Each field but the last two is the setting ``leader_<field>``; durations are in seconds.
 
     Attributes:
-        deployment: What runs here, by the app's name and its broker. A record that names another deployment shows that
-            two of them share one key.
-        leaves_beat_to_others: Whether ``leader_beat = False`` was set, not just left out: something else sends the
-            schedule.
+        deployment: The deployment's name: the app's name and its broker. A record that names another deployment shows
+            that two of them share one key.
+        leaves_beat_to_others: Whether the app sets ``leader_beat = False`` itself: something else sends the schedule.
     """
 
     backend: str = field(repr=False)  # both may hold a password
@@ -65,8 +64,8 @@ class LeaderSettings:
         """Read and check the settings of *app*, a Celery app.
 
         Raises:
-            ConfigurationError: Keys are unknown or values have the wrong type, each named in a line of the message. Or,
-                when nothing else is wrong, a timing is impossible.
+            ConfigurationError: Keys are unknown or values have the wrong type: the message has a line for each. Or a
+                timing is impossible, and nothing else is wrong.
         """
         values = leader_values(app.conf)
         settings = cls(
@@ -87,8 +86,8 @@ class LeaderSettings:
     def beat_election(self) -> str:
         """The election that decides which beat sends.
 
-        With ``leader_beat`` every worker has a beat, so the leader's is the one. Without it beats run beside
-        workers that have none and must not win their election, so beats hold one of their own.
+        With ``leader_beat`` every worker has a beat, and the leader's sends. Without it beats run beside workers that
+        have none. Such a worker must not win the election of the beats, so they have an election of their own.
         """
         return DEFAULT_ELECTION if self.beat else BEAT_ELECTION
 
@@ -99,11 +98,11 @@ class LeaderSettings:
 
     @property
     def io_timeout(self) -> float:
-        """How long (seconds) one call of the store may take: every election must have room for a second try."""
+        """How long (seconds) one call of the store may take, so that every election has room for a second try."""
         return min(self.election(name, identity="-").renew_deadline for name in self.all_elections) / 2
 
     def election(self, name: str, *, identity: str) -> ElectionConfig:
-        """Return how the candidate *identity* takes part in the election *name*.
+        """Return the part of the candidate *identity* in the election *name*.
 
         Raises:
             ConfigurationError: The timing is impossible.
@@ -113,7 +112,7 @@ class LeaderSettings:
         return ElectionConfig(name=name, identity=identity, deployment=self.deployment, **{**common, **own})
 
     def store_prefix(self, app_name: str | None) -> str:
-        """Return what the names in the store begin with, so that two deployments can share it.
+        """Return the prefix of all names in the store, by which two deployments can share it.
 
         A database's tables belong to one deployment; in Redis the app's name tells them apart.
         """
@@ -125,7 +124,7 @@ class LeaderSettings:
 def queue_name(app: Any, election: str) -> str:
     """Return the name of the queue that only the leader of *election* consumes.
 
-    Asked by publishers too, which need no other setting.
+    Publishers need it too, and no other setting.
     """
     return f"{app.conf.get('leader_queue_prefix', LeaderSettings.queue_prefix)}{election}"
 
@@ -135,7 +134,7 @@ def leader_values(conf: Any) -> dict[str, Any]:
 
     With ``namespace="CELERY"`` the keys of Django's settings read ``CELERY_LEADER_…``.
     """
-    conf.get("leader_backend")  # until the first look, app.conf only stands for the configuration
+    conf.get("leader_backend")  # app.conf only stands for the configuration until the first access
     namespace = (getattr(conf, "prefix", "") or "").lower()
     values = {}
     for key in conf:
@@ -148,7 +147,7 @@ def leader_values(conf: Any) -> dict[str, Any]:
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *values* as they are meant, or raise one error that names every problem."""
+    """Return the checked *values*, or raise one error that names every problem."""
     checked: dict[str, Any] = {}
     problems: list[str] = []
     problems += [_unknown(name) for name in sorted(values.keys() - _CHECKS.keys())]
@@ -170,23 +169,23 @@ def _unknown(name: str) -> str:
 
 
 def _deployment(app: Any, *, has_prefix: bool) -> str:
-    """Return the name of *app*, and its broker unless a key prefix was set: that says which workers belong together.
+    """Return the name of *app*, and its broker unless a key prefix already says which workers belong together.
 
-    Workers of one deployment may write their broker's address in two ways.
+    That helps workers of one deployment which write their broker's address in two ways.
     """
     name = app.main or "an app without a name"
     if has_prefix:
         return str(name)
     try:
         broker = urlsplit(app.connection_for_write().as_uri())
-    except Exception:  # noqa: BLE001  # an unknown transport, or its driver is missing: only workers need the broker
+    except Exception:  # noqa: BLE001  # an unknown transport, or a missing driver: only workers need the broker
         return str(name)
     return f"{name} on {broker.scheme}://{broker.netloc.rpartition('@')[2]}{broker.path}"
 
 
 def _default_backend() -> str:
     """Return the backend of an app that names none: the default database when our Django app is installed."""
-    django_conf = sys.modules.get("django.conf")  # looked up, not imported: Celery alone must do without Django
+    django_conf = sys.modules.get("django.conf")  # no import: Celery alone must do without Django
     settings = getattr(django_conf, "settings", None)
     if settings is not None and settings.configured:
         installed = [str(app) for app in settings.INSTALLED_APPS]

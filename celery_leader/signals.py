@@ -1,7 +1,7 @@
 """Celery signals of leadership, sent in each process that takes part in an election.
 
-Receivers run on a thread of their own, one call after another. One that raises or blocks harms only those that
-wait behind it, never the election.
+Receivers run on a thread of their own, one call after another. A receiver that blocks delays the calls behind it, and
+never the election.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a store has to give: the contracts of a backend and of what it keeps, but for locks and ledgers."""
+"""The contracts of a backend and of a once store; those of locks and ledgers have files of their own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from celery_leader.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a delivery of a tick may run it: at most one of the two is true, and neither while another has it.
+    """Whether a delivery of a tick may run it. Neither flag is set while another delivery runs it.
 
     Attributes:
-        may_run: It is the caller's to run.
-        is_done: It was run to its end.
-        wait: How long (seconds) the claim of whoever runs it still lasts, when neither is true.
+        may_run: The caller has claimed the tick, and may run it.
+        is_done: The tick has run to its end.
+        wait: When neither is true, how long (seconds) the other delivery's claim still lasts.
     """
 
     may_run: bool = False
@@ -26,32 +26,32 @@ class Admission:
 
 
 class OnceStore(Protocol):
-    """What is known of the ticks of one deployment: nothing, that a delivery runs it, or that it was done.
+    """Knows which ticks of one deployment a delivery runs now, and which ones are done.
 
-    A tick is named by the id of its task, the same for whoever sends it. A delivery that runs it holds a claim, in the
-    name of an *owner* that no other delivery ever has. Claims and notes both end by the store's clock, so that no two
-    machines' clocks are compared. A clock that the store sets ahead by n seconds ends a claim n seconds early, and
-    lets another delivery run beside the first if that still runs then.
+    The id of its task names a tick, the same for every sender. A delivery that runs it holds a claim, in the name of
+    an *owner* that no other delivery ever has. Claims and notes end by the store's clock, so nothing compares the
+    clocks of two machines. When the store's clock jumps ahead by n seconds, a claim ends n seconds early, and another
+    delivery may begin while the first still runs.
 
     Calls are bounded like those of a :class:`~celery_leader.election.Lock`, and may come from several threads at a
     time.
     """
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
-        """Claim a tick for *owner*, unless it was done or another's claim lasts.
+        """Claim a tick for *owner*, unless it is done or another owner's claim lasts.
 
         Args:
             task_id: Names the tick.
-            owner: Names this delivery. Repeated by the owner of the claim, the call is answered alike.
+            owner: Names this delivery. The owner of the claim may repeat the call, and gets the same answer.
             seconds: How long the claim lasts.
 
         Raises:
-            StoreUnavailable: There was no answer; the tick may have been claimed.
+            StoreUnavailable: There was no answer; the tick may be claimed.
         """
         ...
 
     def done(self, task_id: str, owner: str, seconds: float) -> bool:
-        """Note that a tick was done, whoever has claimed it meanwhile: it is a fact.
+        """Note that a tick is done, even when another delivery has claimed it meanwhile: it is a fact.
 
         Args:
             task_id: Names the tick.
@@ -59,10 +59,10 @@ class OnceStore(Protocol):
             seconds: How long to remember.
 
         Returns:
-            Whether the claim of *owner* lasted until now. False: others may have run the tick as well.
+            Whether the claim of *owner* lasted until now. False: another delivery may have run the tick as well.
 
         Raises:
-            StoreUnavailable: There was no answer; it may have been noted.
+            StoreUnavailable: There was no answer; the note may be stored.
         """
         ...
 
@@ -75,19 +75,19 @@ class OnceStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back connections. Callable more than once; a later call opens them again."""
+        """Close connections. May be called more than once; a later call of another method opens them again."""
         ...
 
 
 @runtime_checkable
 class TransactionalOnceStore(OnceStore, Protocol):
-    """OnceStore in a database to which tasks write, too."""
+    """A OnceStore in a database to which tasks write, too."""
 
     def transaction(self, task_id: str, owner: str, seconds: float) -> AbstractContextManager[None]:
-        """Open a transaction in which the tick is noted as done.
+        """Open a transaction of the calling thread that also notes the tick as done.
 
-        It is the calling thread's own: what the block writes to that database and the note are committed together, or
-        neither. An error in the block rolls back.
+        The writes of the block to that database and the note are committed together, or none of them. An error in the
+        block rolls back.
 
         Args:
             task_id: Names the tick.
@@ -95,35 +95,35 @@ class TransactionalOnceStore(OnceStore, Protocol):
             seconds: How long to remember.
 
         Raises:
-            RecordConflict: At the end: the claim of *owner* has ended. All was rolled back.
+            RecordConflict: At the end of the block the claim of *owner* had ended. Everything was rolled back.
         """
         ...
 
 
 class Backend(Protocol):
-    """Gives the lock and the ledger of each election. Making one opens no connection."""
+    """Gives the lock and the ledger of each election. Its constructor opens no connection."""
 
     def lock(self, election: str) -> Lock:
-        """Return the place of the election's record."""
+        """Return the lock of the election: the place of its record."""
         ...
 
     def ledger(self, election: str) -> Ledger:
-        """Return the place of the election's claims."""
+        """Return the ledger of the election: the place of its claims."""
         ...
 
     def once_store(self) -> OnceStore:
-        """Return the place where consumers note which ticks were done, whichever election sent them."""
+        """Return the place where consumers note which ticks are done, for all elections together."""
         ...
 
     def check(self) -> None:
-        """Look whether the store can be used as it is set up, beyond being reachable.
+        """Check that the store is reachable and set up.
 
         Raises:
-            ConfigurationError: It can't, and waiting won't help (a migration is missing, an alias is unknown).
-            StoreUnavailable: It did not answer; it may later.
+            ConfigurationError: It is not set up, and waiting won't help (a migration is missing, an alias is unknown).
+            StoreUnavailable: It did not answer; it may answer later.
         """
         ...
 
     def describe(self) -> str:
-        """Return where the store is, for logs: no passwords."""
+        """Return where the store is, for logs: without passwords."""
         ...

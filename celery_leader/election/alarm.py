@@ -1,4 +1,4 @@
-"""A wrong state that lasts is said again and again: silence would pass for health."""
+"""A wrong state that lasts is logged again and again: silence would pass for health."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ REPEATED_EACH = 60.0
 class Alarm:
     """One wrong state of this process: since when it lasts, and when its next line is due.
 
-    The caller logs. The alarm only tells when, so each line keeps its own words and its own logger.
+    The alarm only decides when. The caller logs, so each line keeps its own words and its own logger.
     """
 
     def __init__(self, *, after: float = 0.0) -> None:
-        """Prepare; nothing is wrong yet.
+        """Begin with nothing wrong.
 
         Args:
-            after: A state that lasts less than this (seconds) is not worth a line.
+            after: How long (seconds) the state must last before it is worth a line.
         """
         self._after = after
         self._since: float | None = None

@@ -1,4 +1,4 @@
-"""The two clocks of an election: one to decide by, one to show."""
+"""The two clocks of an election: one for decisions, one for display."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What an elector needs to know of time."""
+    """Gives an elector the time."""
 
     def monotonic(self) -> float:
         """Return seconds on a clock that never goes back and that no administrator sets."""
         ...
 
     def utcnow(self) -> datetime:
-        """Return the wall clock's time, aware and in UTC. It is shown, and floors fencing tokens."""
+        """Return the wall clock's time, aware and in UTC: for display, and as a floor of fencing tokens."""
         ...
 
 
 # CLOCK_BOOTTIME goes on while the machine is suspended, CLOCK_MONOTONIC stands still: after a night in a
-# laptop's bag a leader by CLOCK_MONOTONIC would still trust itself. Only Linux has it.
+# laptop's bag a leader by CLOCK_MONOTONIC would still trust itself. Only Linux has CLOCK_BOOTTIME.
 _CLOCK_ID = getattr(time, "CLOCK_BOOTTIME", None)
 
 
@@ -33,7 +33,7 @@ class SystemClock:
     """The machine's clocks."""
 
     def monotonic(self) -> float:
-        """Return seconds since the machine booted, time asleep included where the system can tell."""
+        """Return seconds since the machine booted. On Linux they include the time asleep."""
         return boot_time_ns() / 1e9
 
     def utcnow(self) -> datetime:
@@ -42,19 +42,19 @@ class SystemClock:
 
 
 class DistinctTimes:
-    """Times to write into records, no two the same, even while the wall clock stands still.
+    """Times for records, no two the same, even while the wall clock stands still.
 
-    The time of a renewal is what tells it from the one before when a write without an answer is read back.
+    The read-back of a write without an answer tells two renewals apart by their times.
     """
 
     def __init__(self, clock: Clock) -> None:
-        """Take the clock whose wall time to write."""
+        """Use the wall time of *clock*."""
         self._clock = clock
         self._last: datetime | None = None
         self._repeats = 0
 
     def next(self) -> datetime:
-        """Return the wall clock's time, a microsecond more for each time that it was the same."""
+        """Return the wall clock's time, plus a microsecond for each time that it had not changed."""
         now = self._clock.utcnow()
         self._repeats = self._repeats + 1 if now == self._last else 0
         self._last = now

@@ -12,14 +12,14 @@ from celery_leader.exceptions import ConfigurationError
 
 
 def new_identity(nodename: str | None = None) -> str:
-    """Return a name for this candidate that no other process ever had: ``nodename/pid/nonce``.
+    """Return a name for this candidate that no other process ever has: ``nodename/pid/nonce``.
 
     Args:
         nodename: Celery's name of the worker (``celery@web-1``); the host's name when omitted.
             A bare host name is never enough: two workers of one host would renew each other's lease.
     """
     name = nodename or socket.gethostname()
-    readable = name.encode(errors="backslashreplace").decode()  # what a command line had that is no UTF-8
+    readable = name.encode(errors="backslashreplace").decode()  # a command line may hold bytes that are not UTF-8
     return f"{readable}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
@@ -32,17 +32,17 @@ class ElectionConfig:
 
     Attributes:
         name: The election.
-        identity: What tells this candidate from all others; see :func:`new_identity`.
+        identity: The name of this candidate, unlike all others; see :func:`new_identity`.
         lease_duration: How long followers wait after the last change of the record before they take it over.
         renew_deadline: How long after the start of its last successful attempt a leader trusts itself.
         retry_period: How long to wait between two attempts.
         jitter_factor: A follower waits ``retry_period`` × a random number from 1 to 1 + this.
-        release_on_cancel: Whether a candidate that is stopped gives its lease back at once.
-        deployment: What the candidate belongs to, in words for an operator. It decides nothing: candidates log an error
-            when the record names another deployment, because two share one record then. Empty says nothing.
+        release_on_cancel: Whether a stopped candidate gives its lease back at once.
+        deployment: The deployment of the candidate, in words for an operator; may be empty. It decides nothing.
+            Candidates log an error when the record names another deployment, because two share one record then.
 
     Raises:
-        ConfigurationError: One or more rules are broken; the message names each with the values.
+        ConfigurationError: The values break one or more rules; the message names each with the values.
     """
 
     name: str
@@ -55,21 +55,19 @@ class ElectionConfig:
     deployment: str = ""
 
     def __post_init__(self) -> None:
-        """Check every rule and report all that are broken at once."""
+        """Check every rule, and report all broken rules at once."""
         if problems := self._problems():
             raise ConfigurationError(f"Election {self.name!r} can't be held: " + "; ".join(problems) + ".")
 
     def _problems(self) -> list[str]:
-        names = [
-            field for field in ("name", "identity") if not getattr(self, field) or not is_name(getattr(self, field))
+        problems = [
+            self._problem(field, f"text of 1 to {LONGEST_NAME} characters of UTF-8")
+            for field in ("name", "identity")
+            if not (getattr(self, field) and is_name(getattr(self, field)))
         ]
+        if not is_name(self.deployment):
+            problems.append(self._problem("deployment", f"text of {LONGEST_NAME} characters of UTF-8 at most"))
         wrong = [field for field in _DURATIONS if not is_duration(getattr(self, field))]
-        problems = [self._problem(field, f"text of 1 to {LONGEST_NAME} characters of UTF-8") for field in names]
-        problems += (
-            []
-            if is_name(self.deployment)
-            else [self._problem("deployment", f"text of {LONGEST_NAME} characters of UTF-8 at most")]
-        )
         problems += [self._problem(field, f"a positive number, {LONGEST:.0f} (ten years) at most") for field in wrong]
         return problems if wrong else problems + self._impossible_timings()
 

@@ -1,4 +1,4 @@
-"""What people and programs are told of an election: one word, from its record and the record's age."""
+"""The state of an election in one word, for people and programs: from its record, and the age of the record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LATE_AFTER = 2 / 3
 
 
 class ElectionState(str, Enum):
-    """What a record says of its election. For display: no decision of an elector depends on it."""
+    """The state of an election by its record. It is for display: no elector decides by it."""
 
     LEADING = "leading"  #: renewed within two thirds of the lease
     LATE = "late"  #: not renewed for more than that; the lease still runs
@@ -29,7 +29,7 @@ def state_of(holder: str, lease_duration: float, age: float | None) -> ElectionS
 
     Args:
         holder: The identity in its record; empty for nobody.
-        lease_duration: The record's, in seconds. One that no elector wrote vouches for nobody.
+        lease_duration: The lease in its record, in seconds. A lease that no elector writes counts as expired.
         age: How long ago (seconds) the record was renewed, by one clock; None when it never was. It is negative after
             that clock was set back.
     """

@@ -326,7 +326,7 @@ class LeaderElector:
             previous = None
         return False
 
-    # -- what is known -----------------------------------------------------------------------------------------
+    # -- whose the record is ------------------------------------------------------------------------------------
 
     def _is_copy(self) -> bool:
         """Return whether this is a forked child: only its parent may act on what it inherited."""

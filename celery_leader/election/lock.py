@@ -14,8 +14,8 @@ class StoredRecord:
 
     Attributes:
         record: The record.
-        version: What the store needs to tell this very write from every other. Opaque: only compared, by
-            equality. It differs after every write, even one that writes equal values.
+        version: The store's mark of this very write. It differs after every write, even after one of equal values.
+            Candidates only compare it, by equality.
     """
 
     record: ElectionRecord
@@ -25,14 +25,14 @@ class StoredRecord:
 class Lock(Protocol):
     """The record of one election in a store.
 
-    A lock decides nothing: it knows no time, no expiry and no holder. It stores what it is given when the
-    store still holds what the caller saw. All calls but :meth:`wait` and :meth:`interrupt` are made by one thread.
+    A lock decides nothing: it knows no time, no expiry and no holder. It stores a record if the store still holds
+    what the caller saw. One thread makes all calls but :meth:`wait` and :meth:`interrupt`.
 
     **Bounded.** No call takes longer than half the renew deadline (:meth:`wait`: than its timeout), whatever the
     store does, so that a leader has room for a second try.
 
-    **Atomic.** Of any number of concurrent :meth:`create` or :meth:`update` calls that saw the same, exactly one
-    succeeds.
+    **Atomic.** Of any number of concurrent :meth:`create` or :meth:`update` calls that saw the same state, exactly
+    one succeeds.
 
     ``celery_leader.testing.LockContract`` is this contract as tests.
     """
@@ -41,8 +41,8 @@ class Lock(Protocol):
         """Read the record.
 
         Raises:
-            RecordNotFound: The store answered that there is none.
-            RecordDamaged: There is something else, or a record that can't be read. It is left as it is.
+            RecordNotFound: The store answered that it holds no record.
+            RecordDamaged: The store holds something else, or an unreadable record. It stays as it is.
             StoreUnavailable: There was no answer. This is *not* "not found".
         """
         ...
@@ -51,8 +51,8 @@ class Lock(Protocol):
         """Store the first record of the election.
 
         Raises:
-            RecordConflict: There is one (or something else) already; it is left as it is.
-            StoreUnavailable: There was no answer; it may or may not have been stored.
+            RecordConflict: The store holds a record, or something else, already. It stays as it is.
+            StoreUnavailable: There was no answer; the record may or may not be stored.
         """
         ...
 
@@ -60,26 +60,26 @@ class Lock(Protocol):
         """Replace exactly *previous* by *record*.
 
         Raises:
-            RecordConflict: The store holds something else, or nothing; it is left as it is.
-            StoreUnavailable: There was no answer; it may or may not have been replaced.
+            RecordConflict: The store holds something else, or nothing. It stays as it is.
+            StoreUnavailable: There was no answer; *previous* may or may not be replaced.
         """
         ...
 
     def wait(self, timeout: float) -> None:
-        """Sleep for *timeout* seconds, or less when the store tells of a change (or for no reason at all).
+        """Sleep for *timeout* seconds, or less when the store notifies of a change (or for no reason at all).
 
-        A notification is only a hint: it raises nothing, and one that is lost only costs the sleep.
+        Notifications are only hints: this raises nothing, and a lost notification only costs the sleep.
         """
         ...
 
     def interrupt(self) -> None:
-        """End a :meth:`wait` that is under way, or the next one, at once. Callable from any thread."""
+        """End the :meth:`wait` that is under way, or the next one, at once. Any thread may call this."""
         ...
 
     def describe(self) -> str:
-        """Return where the record lives, for logs: no passwords."""
+        """Return where the record lives, for logs: without passwords."""
         ...
 
     def close(self) -> None:
-        """Give back connections. Callable more than once; a later call opens them again."""
+        """Close connections. May be called more than once; a later call of another method opens them again."""
         ...

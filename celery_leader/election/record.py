@@ -1,4 +1,4 @@
-"""What a store keeps of an election."""
+"""The record of an election, which a store keeps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from celery_leader.election.limits import (
     shown_value,
 )
 
-#: How long (seconds) the record of a released lease says that it lasts: as good as over, for any reader of it.
+#: The lease (seconds) in the record of a released lease: as good as over, for any reader.
 RELEASED_LEASE = 1.0
 
 
@@ -34,17 +34,17 @@ class ElectionRecord:
     any amount. Candidates watch the record *change* and measure its age by their own clocks.
 
     Attributes:
-        holder_identity: Who holds the lease; empty when nobody does.
+        holder_identity: The candidate that holds the lease; empty when none does.
         lease_duration: How long (seconds) others must see the record unchanged before they may take it over.
         acquire_time: When the current term began (UTC), by the holder's clock.
         renew_time: When the holder last wrote (UTC), by the holder's clock.
-        leader_transitions: How often the lease passed to a new term since the record was created.
+        leader_transitions: How often the lease passed to a new term since the creation of the record.
         fencing_token: The number of the current term; see :mod:`celery_leader.election.term`.
-        deployment: What the holder belongs to; see :class:`~celery_leader.election.ElectionConfig`.
+        deployment: The deployment of the holder; see :class:`~celery_leader.election.ElectionConfig`.
 
     Raises:
-        ValueError: A field has a value that no elector writes (see :mod:`celery_leader.election.limits`): the record is
-            damaged. The message names the field and shows the value.
+        ValueError: A field has a value that no elector writes (see :mod:`celery_leader.election.limits`), so the record
+            is damaged. The message names the field and shows the value.
     """
 
     holder_identity: str = ""
@@ -63,13 +63,13 @@ class ElectionRecord:
                 raise ValueError(f"{field} must be {expected}, got {shown_value(value)}")
 
     def released(self, now: datetime) -> ElectionRecord:
-        """Return the record that the holder leaves behind: nobody's, with the token that the next one must exceed."""
+        """Return the record that the holder leaves behind: without a holder, and with the token to exceed."""
         return replace(self, holder_identity="", lease_duration=RELEASED_LEASE, acquire_time=now, renew_time=now)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values.
 
-        The token travels as a decimal string: readers whose numbers are doubles (Lua, JavaScript) would round it.
+        The token is a decimal string: readers whose numbers are doubles (Lua, JavaScript) would round it.
         """
         return {
             "holder_identity": self.holder_identity,
@@ -83,13 +83,13 @@ class ElectionRecord:
 
     @classmethod
     def from_json(cls, values: object) -> ElectionRecord:
-        """Return the record that :meth:`to_json` wrote; fields of a later version are ignored.
+        """Return the record that :meth:`to_json` wrote. Fields of a later version are ignored.
 
         Args:
-            values: A mapping, or the JSON text of one.
+            values: A mapping, or its JSON text.
 
         Raises:
-            ValueError: It is not a record; the message says in what.
+            ValueError: *values* are not a record; the message says why.
         """
         if isinstance(values, (str, bytes)):
             values = _parsed(values)
@@ -141,7 +141,7 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def _token_from_text(value: object) -> int:
-    """Return the token that *value* says: digits, or a number of JSON's."""
+    """Return the token in *value*: text of digits, or a JSON number."""
     digits = value if isinstance(value, str) else str(value) if isinstance(value, int) else ""
     if not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"fencing_token must be {_COUNT}, got {shown_value(value)}")

@@ -1,4 +1,4 @@
-"""Who leads, and until when a process may believe that it does."""
+"""Which candidate leads, and until when a process may believe that it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Term:
         election: The election's name.
         identity: The leader.
         fencing_token: Strictly greater than that of every earlier term of the election, even when the store
-            lost its data in between. Hand it to whatever the leader writes to, and let that refuse lower ones.
+            lost its data in between. Hand it to whatever the leader writes to, and let that refuse lower tokens.
     """
 
     election: str
@@ -34,9 +34,9 @@ class Trust:
     """The local, time-bounded belief "I lead". Times are seconds of the elector's monotonic clock.
 
     Attributes:
-        term: What is believed in.
+        term: The term in which the process believes to lead.
         renewed_at: When the last successful attempt *started*.
-        until: When the belief ends, renewed or not.
+        until: When the belief ends by itself.
     """
 
     term: Term
@@ -47,8 +47,8 @@ class Trust:
 class StopReason(str, Enum):
     """Why a term ended."""
 
-    RELEASED = "released"  #: given back: stop, step-down
-    EXPIRED = "expired"  #: not renewed in time: the store, the process or the machine stood still
+    RELEASED = "released"  #: the leader gave the lease back: stop, step-down
+    EXPIRED = "expired"  #: no renewal came in time: the store, the process or the machine stood still
     LOST = "lost"  #: the record names somebody else, or another term
 
     def __str__(self) -> str:
@@ -60,10 +60,10 @@ def next_token(previous: int, now: datetime) -> int:
     """Return the token of the term after *previous*.
 
     The wall clock's milliseconds are a floor, so that tokens go on growing when a store comes back empty and
-    the previous one is forgotten; where the wall clock is behind, ``previous + 1`` is what counts.
+    nobody remembers the previous one. A wall clock that is behind does no harm: ``previous + 1`` counts then.
 
     Args:
-        previous: The greatest token seen so far; 0 when none was.
+        previous: The greatest token seen so far; 0 for none.
         now: The wall clock's time.
     """
     return max(previous + 1, int(now.timestamp() * 1000))

@@ -33,7 +33,7 @@ def backend_of(settings: LeaderSettings, app_name: str | None) -> Backend:
     """Return the backend that *settings* name, without opening a connection.
 
     Raises:
-        ConfigurationError: The backend's URL is wrong, or what it needs is not installed.
+        ConfigurationError: The backend's URL is wrong, or a package that it needs is not installed.
     """
     prefix = settings.store_prefix(app_name)
     return open_backend(settings.backend, prefix=prefix, timeout=settings.io_timeout, options=settings.backend_options)

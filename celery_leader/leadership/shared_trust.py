@@ -106,7 +106,7 @@ class SharedTrust:
             except OSError as error:
                 Path(name).unlink()
                 raise ConfigurationError(
-                    f"{directory} is no place for what a worker tells its spawned children ({error}). "
+                    f"A worker can't keep its spawned children's page of memory in {directory} ({error}). "
                     "Set TMPDIR to a folder on a local disk."
                 ) from error
             memory = mmap.mmap(file.fileno(), _SIZE)  # it keeps the file open, and so the lock

@@ -53,7 +53,7 @@ def test_values_that_python_refuses_to_write_are_shown_all_the_same() -> None:
     deep: list[object] = []
     for _ in range(100 * sys.getrecursionlimit()):
         deep = [deep]
-    assert shown_value(10**10_000) == "one of type int that is too large to show"
+    assert shown_value(10**10_000) == "a value of type int that is too large to show"
     assert len(shown_value(deep)) <= 200
     assert shown_value("x\n") == "'x\\n'"
 
