@@ -112,9 +112,7 @@ def test_a_new_leader_makes_up_for_what_was_missed(
     """Ten runs were due while nobody led; the usual rhythm follows."""
     machines.conf = {"leader_beat_catch_up": policy}
     machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0}}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     machines.wall.advance(109)
     second = machines.add()
@@ -132,9 +130,7 @@ def test_what_an_entry_wants_is_not_sent(machines: Machines) -> None:
     """Publishing would refuse an option that it does not know."""
     options = {"leader_catch_up": "all", "headers": {"leader_catch_up_window": 60, "mine": 1}}
     machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
-    machine = machines.add()
-    machine.lead()
-    machine.tick_until_idle()
+    machine = machines.leader()
     machines.wall.advance(30)
     machine.tick_until_idle()
     messages = machines.sent()
@@ -145,9 +141,7 @@ def test_what_an_entry_wants_is_not_sent(machines: Machines) -> None:
 def test_a_wrong_wish_is_told_once_and_the_entry_runs(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """As the settings say."""
     machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": {"leader_catch_up": "never"}}}
-    machine = machines.add()
-    machine.lead()
-    machine.tick_until_idle()
+    machine = machines.leader()
     for _ in range(2):
         machines.wall.advance(10)
         machine.tick_until_idle()

@@ -71,9 +71,7 @@ def test_crontabs_keep_the_apps_time_zone(machines: Machines) -> None:
     """The ledger holds UTC; nine o'clock stays nine o'clock where the app lives."""
     machines.schedule = {"nine": {"task": "t.nine", "schedule": crontab(minute="0", hour="9")}}
     machines.conf = {"timezone": "Asia/Kolkata"}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     second = machines.add()
     second.lead()
@@ -91,9 +89,7 @@ def test_the_due_time_is_the_same_on_every_machine(machines: Machines) -> None:
     machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
     for late in (0.25, 1.75):
         machines.wall.now = START
-        machine = machines.add()
-        machine.lead()
-        machine.tick_until_idle()
+        machine = machines.leader()
         machines.wall.now = START + timedelta(seconds=30 + late)
         machine.tick_until_idle()
         found = {each["task"]: due for each in machines.sent() for due in dues([each])}

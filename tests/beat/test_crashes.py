@@ -92,9 +92,7 @@ def test_the_next_leader_goes_on(machines: Machines, boundary: str, time: int, a
 
 def test_a_claim_whose_answer_is_lost_is_sent_once(machines: Machines) -> None:
     """The ledger has it; the leader, who trusts itself, sends it, and nobody sends it again."""
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     ledger = leader.scheduler._leading.outbox.claims._ledger
     claim = ledger.claim

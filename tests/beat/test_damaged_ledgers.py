@@ -83,9 +83,7 @@ def test_a_damaged_row_costs_its_own_entry_a_moment(
 def test_a_ledger_that_refuses_for_ever_is_not_asked_without_a_pause(machines: Machines) -> None:
     """Somebody rewrites the rows faster than they are removed; or a fault of ours."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     with mock.patch.object(machines.ledger, "claim", side_effect=lambda token, claims: [False] * len(claims)) as claim:
         for _ in range(5):
@@ -98,9 +96,7 @@ def test_a_ledger_that_refuses_for_ever_is_not_asked_without_a_pause(machines: M
 def test_a_row_that_is_due_after_it_was_claimed_makes_no_loop(machines: Machines) -> None:
     """No leader writes one; it is removed, and the entry goes on from what the leader knows."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     known = machines.ledger._claims["ten"]
     machines.ledger._claims["ten"] = replace(
         known, tick=replace(known.tick, due_at=datetime(9000, 1, 1, tzinfo=timezone.utc))
@@ -114,9 +110,7 @@ def test_a_row_that_is_due_after_it_was_claimed_makes_no_loop(machines: Machines
 def test_what_a_damaged_row_should_say_is_written_back(machines: Machines) -> None:
     """By the leader that knows it: the next one would start the entry afresh."""
     machines.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     known = dict(machines.ledger._claims)
     for entry, claim in known.items():
         machines.ledger._claims[entry] = replace(
@@ -165,9 +159,7 @@ def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
 def test_a_million_unsent_claims_are_no_long_line(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """Of entries that nobody knows: a few are named, and how many more there are."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     known = machines.ledger._claims["ten"]
     for number in range(20_000):
         tick = replace(known.tick, entry=f"entry {number}\n")

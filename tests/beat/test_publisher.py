@@ -77,9 +77,7 @@ def test_what_redis_refuses_holds_up_nothing_else(machines: Machines, redis_serv
 def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_cut: bool) -> None:
     """A socket that another thread shuts down fails in any way. Otherwise such an error is the message's own."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
 
     def fail(*_: object, **__: object) -> None:
         if is_cut:

@@ -14,9 +14,7 @@ from tests.beat.machines import EVERY_TEN, Machines, dues
 def test_an_entry_with_a_new_schedule_starts_afresh(machines: Machines) -> None:
     """What was due by the old one says nothing about the new one."""
     machines.schedule = {"e": {"task": "t.e", "schedule": 3600.0}}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     machines.schedule = {"e": {"task": "t.e", "schedule": 60.0}}
     machines.wall.advance(100)
@@ -33,9 +31,7 @@ def test_a_schedule_that_changed_and_changed_back_is_not_sent_twice(machines: Ma
     """The process that knew the first one led before the second."""
     entry = {"task": "t.e", "schedule": crontab(minute="*/10")}
     machines.schedule = {"e": entry}
-    new = machines.add()
-    new.lead()
-    new.tick_until_idle()
+    new = machines.leader()
     machines.wall.now = datetime(2026, 11, 23, 9, 10, tzinfo=timezone.utc)
     new.tick_until_idle()
     new.resign()
@@ -56,9 +52,7 @@ def test_a_schedule_that_changed_and_changed_back_is_not_sent_twice(machines: Ma
 def test_what_is_known_of_a_removed_entry_is_dropped_after_a_week(machines: Machines) -> None:
     """A deployment that is rolled back goes on where it was; the ledger does not keep names for ever."""
     machines.schedule = {**EVERY_TEN, "gone": {"task": "t.gone", "schedule": 10.0}}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     machines.schedule = EVERY_TEN
     for days, is_known in ((6, True), (2, False)):
@@ -73,9 +67,7 @@ def test_what_is_known_of_a_removed_entry_is_dropped_after_a_week(machines: Mach
 def test_a_renamed_entry_starts_afresh(machines: Machines) -> None:
     """Nobody can tell that it is the same; it is due one period after it was first seen."""
     machines.schedule = EVERY_TEN
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     machines.wall.advance(60)
     machines.schedule = {"renamed": EVERY_TEN["ten"]}
@@ -91,9 +83,7 @@ def test_a_renamed_entry_starts_afresh(machines: Machines) -> None:
 def test_an_entry_that_is_added_while_it_leads_takes_effect(machines: Machines) -> None:
     """By the scheduler's own methods, though nobody compares all entries on each tick."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     leader.scheduler.add(name="five", task="t.five", schedule=5.0)
     leader.tick_until_idle()
     machines.wall.advance(5)
@@ -120,9 +110,7 @@ class Dynamic(Scheduler):
 
 def test_a_schedule_that_changes_by_itself_is_followed(machines: Machines) -> None:
     """As Celery does: by comparing what the base returns."""
-    leader = machines.add(Dynamic)
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader(Dynamic)
     leader.scheduler.entries["five"] = leader.scheduler.Entry(
         name="five", app=leader.scheduler.app, task="t.five", schedule=5.0
     )
@@ -150,9 +138,7 @@ def test_a_base_that_writes_down_what_is_put_into_its_schedule_hears_of_runs(mac
         schedule = property(lambda self: self.kept)
 
     machines.schedule = EVERY_TEN
-    leader = machines.add(Base)
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader(Base)
     machines.wall.advance(10)
     leader.tick_until_idle()
     assert written == [0, 1]

@@ -46,9 +46,7 @@ def test_the_leader_sends_what_is_due(machines: Machines) -> None:
 def test_the_next_leader_goes_on_where_the_last_one_stopped(machines: Machines) -> None:
     """An entry that was due once is not due again, and one that has waited does not start afresh."""
     machines.schedule = {**EVERY_TEN, **EACH_MINUTE, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     machines.wall.advance(30)
     first.tick_until_idle()
     assert sorted(each["task"] for each in machines.sent()) == ["t.minute", "t.ten"]
@@ -67,9 +65,7 @@ def test_the_next_leader_goes_on_where_the_last_one_stopped(machines: Machines) 
 def test_a_tick_whose_leader_died_on_it_is_sent_by_the_next(machines: Machines, moment: str) -> None:
     """With the same id, so that whoever looks at ids sees one tick."""
     machines.schedule = EVERY_TEN
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     machines.wall.advance(10)
     place = (first.scheduler.app, "send_task") if moment == "before send" else (machines.ledger, "confirm")
     with mock.patch.object(*place, side_effect=SystemExit), pytest.raises(SystemExit):
@@ -125,9 +121,7 @@ def test_a_tick_that_is_claimed_already_is_not_sent(machines: Machines) -> None:
 def test_missed_ticks_become_one(machines: Machines) -> None:
     """However long nobody led: one run now, then the usual rhythm."""
     machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     first.resign()
     machines.wall.advance(1000)
     second = machines.add()
@@ -139,9 +133,7 @@ def test_missed_ticks_become_one(machines: Machines) -> None:
 def test_missed_runs_of_many_entries_are_one_line(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """After an outage every entry has missed some: thousands of warnings would bury everything else."""
     machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(35)
     leader.tick_until_idle()
     [line] = [each.getMessage() for each in caplog.records if "missed run" in each.getMessage()]
@@ -200,9 +192,7 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(machines: Mach
 def test_a_stop_that_comes_after_a_claim_leaves_it_to_nobody(machines: Machines) -> None:
     """What was claimed is sent while there is trust: the next leader may come much later."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     claim = machines.ledger.claim
 
@@ -223,9 +213,7 @@ def test_entries_keep_their_options(machines: Machines) -> None:
     """Headers and options of the entry travel with every tick, and the entry stays as it was."""
     options = {"headers": {"mine": 1}, "priority": 3}
     machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     for _ in range(2):
         machines.wall.advance(10)
         leader.tick_until_idle()

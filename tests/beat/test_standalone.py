@@ -111,9 +111,7 @@ def test_a_signal_that_is_ignored_ends_nothing(handled: list[int]) -> None:
 def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], machines: Machines) -> None:
     """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
     machines.schedule = {**EVERY_TEN, "other": {"task": "t.other", "schedule": 10.0}}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     on_its_own(leader)
     machines.wall.advance(10)
     send = leader.scheduler.app.send_task

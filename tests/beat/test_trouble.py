@@ -71,9 +71,7 @@ def test_a_message_that_the_broker_refuses_stops_no_other_entry(machines: Machin
 def test_a_message_that_can_never_be_sent_holds_up_nothing(machines: Machines) -> None:
     """It is given up, as Celery's own beat does, and the others go on."""
     machines.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     leader.tick_until_idle()
     assert [each["task"] for each in machines.sent()] == ["t.ten"]
@@ -86,9 +84,7 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(
     """The tick stays claimed, nothing newer takes its place, and it is sent with its id. Two lines tell of it."""
     caplog.set_level(logging.INFO)
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     with broken_broker(leader):
         leader.scheduler.tick()
@@ -168,9 +164,7 @@ def test_a_broker_that_can_not_be_reached_holds_nobody_up(machines: Machines, sc
 def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(machines: Machines) -> None:
     """It sends, and writes its claims when the store answers."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
         machines.wall.advance(10)
@@ -185,9 +179,7 @@ def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(machines: Machin
 def test_a_beat_that_ends_asks_a_silent_store_once_more(machines: Machines) -> None:
     """However lately it did not answer: what is not written then the next leader can't know."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
     machines.wall.advance(10)
     with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
@@ -202,9 +194,7 @@ def test_a_beat_that_ends_asks_a_silent_store_once_more(machines: Machines) -> N
 def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(machines: Machines) -> None:
     """And no longer for one that stays away: it could not be given back there anyway."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     assert not leader.scheduler.is_busy
     outbox = leader.scheduler._leading.outbox
     assert outbox
@@ -225,9 +215,7 @@ def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(machines: Mach
 def test_a_ledger_that_lost_its_data_gets_it_back(machines: Machines) -> None:
     """From the leader that still knows."""
     machines.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     before = dict(machines.ledger._claims)
     machines.ledger.clear()
     machines.wall.advance(10)
@@ -239,9 +227,7 @@ def test_a_ledger_that_lost_its_data_gets_it_back(machines: Machines) -> None:
 def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(machines: Machines) -> None:
     """By a look each lease, so that an entry that is due once a day is not forgotten."""
     machines.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.ledger.clear()
     leader.scheduler.tick()
     assert "hour" not in machines.ledger._claims  # no lease has passed since the last look
@@ -254,9 +240,7 @@ def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(machines: Machine
 def test_a_ledger_that_loses_its_data_twice_stops_no_beat(machines: Machines) -> None:
     """Neither between writing back and the claim, nor for longer."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     machines.wall.advance(10)
     gone = mock.Mock(side_effect=RecordNotFound("lost again"))
     with mock.patch.multiple(machines.ledger, claim=gone, confirm=gone):
@@ -291,9 +275,7 @@ def test_what_an_earlier_term_claimed_in_a_ledger_that_lost_its_data_is_sent(mac
 def test_whose_term_is_over_leaves_a_ledger_that_lost_its_data_to_others(machines: Machines) -> None:
     """Nothing there keeps it out, and what it claimed it could not send."""
     machines.schedule = EVERY_TEN
-    leader = machines.add()
-    leader.lead()
-    leader.tick_until_idle()
+    leader = machines.leader()
     outbox, known = leader.scheduler._leading.outbox, machines.ledger._claims["ten"]
     assert outbox
     machines.ledger.clear()
@@ -326,9 +308,7 @@ def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(machines: Machine
 def test_an_unsent_tick_of_an_unknown_entry_is_left_to_those_who_know_it(machines: Machines) -> None:
     """It holds up nothing; a deployment that is rolled back sends it."""
     machines.schedule = EVERY_TEN
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     machines.wall.advance(10)
     with broken_broker(first):
         first.scheduler.tick()

@@ -45,9 +45,7 @@ def test_names_that_cannot_be_kept_cost_no_other_entry_its_claim(
     """The others are claimed, and the next leader goes on from there. Who is left out is named, with the cure."""
     bad = {name: {"task": "t.bad", "schedule": 10.0} for name in names}
     machines.schedule = {**bad, **EVERY_TEN, **{f"other {n}": {"task": "t.other", "schedule": 10.0} for n in range(7)}}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     machines.wall.advance(10)
     first.tick_until_idle()
     assert sorted(each["task"] for each in machines.sent()) == ["t.other"] * 7 + ["t.ten"]
@@ -67,9 +65,7 @@ def test_entries_that_are_left_out_are_named_again(
 ) -> None:
     """Once a minute, for as long as nothing is done about it."""
     machines.schedule = {names[0]: {"task": "t.bad", "schedule": 10.0}, **EVERY_TEN}
-    first = machines.add()
-    first.lead()
-    first.tick_until_idle()
+    first = machines.leader()
     claims = first.scheduler._leading.outbox.claims  # type: ignore[union-attr]
     now = claims._now()
     for later, times in ((1.0, 1), (59.0, 1), (61.0, 2), (62.0, 2), (122.0, 3)):
