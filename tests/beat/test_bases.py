@@ -15,10 +15,10 @@ from celery.schedules import crontab
 
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.exceptions import ConfigurationError
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, counted_claims, dues
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, Machines, counted_claims, dues
 
 
-def test_every_method_that_a_base_overrides_is_called_for_each_message(fleet: Fleet) -> None:
+def test_every_method_that_a_base_overrides_is_called_for_each_message(machines: Machines) -> None:
     """As Celery's own tick does, though all runs are claimed in one call."""
     calls: Counter[str] = Counter()
 
@@ -44,11 +44,11 @@ def test_every_method_that_a_base_overrides_is_called_for_each_message(fleet: Fl
             calls["send_task"] += 1
             return super().send_task(*args, **kwargs)
 
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
-    leader = fleet.leader(Base)
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    leader = machines.leader(Base)
     calls.clear()
     with counted_claims() as claim:
-        assert len(fleet.after(leader)) == 50
+        assert len(machines.after(leader)) == 50
         assert claim.call_count == 1
     assert calls == dict.fromkeys(("is_due", "reserve", "apply_entry", "apply_async", "send_task"), 50)
 
@@ -65,7 +65,7 @@ def wrapped(method: Callable[..., Any], calls: Counter[str]) -> Callable[..., An
 
 
 @pytest.mark.parametrize("before_import", [True, False])
-def test_wrapped_methods_are_called_and_turn_no_batches_off(fleet: Fleet, before_import: bool) -> None:
+def test_wrapped_methods_are_called_and_turn_no_batches_off(machines: Machines, before_import: bool) -> None:
     """Whether they were wrapped before the leader's class was made, as before our import, or after."""
 
     class Base(Scheduler):
@@ -74,30 +74,30 @@ def test_wrapped_methods_are_called_and_turn_no_batches_off(fleet: Fleet, before
     if not before_import:
         leader_scheduler(Base)
     calls: Counter[str] = Counter()
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
     names = ("tick", "is_due", "reserve", "apply_entry", "apply_async", "send_task")
     with mock.patch.multiple(Scheduler, **{name: wrapped(vars(Scheduler)[name], calls) for name in names}):
-        leader = fleet.leader(Base)
+        leader = machines.leader(Base)
         calls.clear()
         with counted_claims() as claim:
-            assert len(fleet.after(leader)) == 50
+            assert len(machines.after(leader)) == 50
             assert claim.call_count == 1
     idle = calls.pop("tick") - 50
     assert 0 < idle <= 2
     assert calls == {name: 50 for name in names if name != "tick"}
 
 
-def test_wrapped_schedules_and_entries_are_asked(fleet: Fleet) -> None:
+def test_wrapped_schedules_and_entries_are_asked(machines: Machines) -> None:
     """Also when a plain interval is due, which is else a matter of our own arithmetic."""
     calls: Counter[str] = Counter()
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
     with mock.patch.object(ScheduleEntry, "is_due", wrapped(ScheduleEntry.is_due, calls)):
-        assert len(fleet.after(leader)) == 1
+        assert len(machines.after(leader)) == 1
         assert calls["is_due"] == 1
 
 
-def test_a_base_that_forbids_a_tick_has_its_way(fleet: Fleet) -> None:
+def test_a_base_that_forbids_a_tick_has_its_way(machines: Machines) -> None:
     """For one entry, and for all: nothing is claimed that it does not mean to send."""
 
     class Closed(Scheduler):
@@ -109,16 +109,16 @@ def test_a_base_that_forbids_a_tick_has_its_way(fleet: Fleet) -> None:
         def is_due(self, entry: Any) -> Any:
             return (False, 5.0) if entry.name == "never" else super().is_due(entry)
 
-    fleet.schedule = {**EVERY_TEN, "never": {"task": "t.never", "schedule": crontab()}}
-    leader = fleet.leader(Closed)
-    assert fleet.after(leader, 60) == []
-    assert all(not claim.task_id for claim in fleet.ledger._claims.values())
+    machines.schedule = {**EVERY_TEN, "never": {"task": "t.never", "schedule": crontab()}}
+    leader = machines.leader(Closed)
+    assert machines.after(leader, 60) == []
+    assert all(not claim.task_id for claim in machines.ledger._claims.values())
     leader.scheduler.is_open = True
-    assert [each["task"] for each in fleet.after(leader, 60)] == ["t.ten"]
+    assert [each["task"] for each in machines.after(leader, 60)] == ["t.ten"]
 
 
 @pytest.mark.parametrize("answer", [60.0, 0.0])
-def test_a_base_that_stops_in_the_midst_is_asked_again_later(fleet: Fleet, answer: float) -> None:
+def test_a_base_that_stops_in_the_midst_is_asked_again_later(machines: Machines, answer: float) -> None:
     """What was claimed together with the first entry is sent with the next tick, by its id."""
 
     class Hesitant(Scheduler):
@@ -128,17 +128,17 @@ def test_a_base_that_stops_in_the_midst_is_asked_again_later(fleet: Fleet, answe
             self.ticks += 1
             return super().tick(*args, **kwargs) if self.ticks % 5 else answer
 
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(20)}
-    leader = fleet.leader(Hesitant)
-    fleet.wall.advance(10)
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(20)}
+    leader = machines.leader(Hesitant)
+    machines.wall.advance(10)
     for _ in range(10):
         leader.scheduler.tick()
-    sent = fleet.sent()
+    sent = machines.sent()
     assert len(sent) == len({each["id"] for each in sent}) == 20
     assert dues(sent) == [10] * 20
 
 
-def test_a_base_with_a_tick_of_its_own_needs_no_heap(fleet: Fleet) -> None:
+def test_a_base_with_a_tick_of_its_own_needs_no_heap(machines: Machines) -> None:
     """It asks each entry, and sends by apply_async: claimed one by one, with its result."""
 
     class Own(Scheduler):
@@ -150,13 +150,13 @@ def test_a_base_with_a_tick_of_its_own_needs_no_heap(fleet: Fleet) -> None:
                     self.results.append(self.apply_async(entry, producer=self.producer))
             return 1.0
 
-    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
-    leader = fleet.leader(Own)
-    assert [dues(fleet.after(leader)) for _ in range(3)] == [[10], [20], [30, 30]]
+    machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    leader = machines.leader(Own)
+    assert [dues(machines.after(leader)) for _ in range(3)] == [[10], [20], [30, 30]]
     assert len({result.id for result in Own.results}) == 4
 
 
-def test_a_base_is_made_as_celery_makes_it(fleet: Fleet) -> None:
+def test_a_base_is_made_as_celery_makes_it(machines: Machines) -> None:
     """With its app by name: sqlalchemy-celery-beat knows it by nothing else."""
 
     class ByName(Scheduler):
@@ -164,10 +164,10 @@ def test_a_base_is_made_as_celery_makes_it(fleet: Fleet) -> None:
             self.found = kwargs["app"]
             super().__init__(*args, **kwargs)
 
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader(ByName)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader(ByName)
     assert leader.scheduler.found is leader.scheduler.app
-    assert dues(fleet.after(leader)) == [10]
+    assert dues(machines.after(leader)) == [10]
 
 
 @pytest.mark.parametrize(
@@ -204,23 +204,23 @@ def told(caplog: pytest.LogCaptureFixture, name: str = "celery.beat") -> list[st
     return [each.getMessage().splitlines()[0] for each in caplog.records if each.name == name]
 
 
-def test_celery_s_logger_tells_of_each_message(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_celery_s_logger_tells_of_each_message(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """As with Celery's own beat, once: people alert on these lines."""
     caplog.set_level(logging.DEBUG, "celery.beat")
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
     caplog.clear()
-    (headers,) = fleet.after(leader)
+    (headers,) = machines.after(leader)
     sent = [line for line in told(caplog) if "Synchronizing" not in line]
     assert sent == ["Scheduler: Sending due task ten (t.ten)", f"t.ten sent. id->{headers['id']}"]
 
 
-def test_celery_s_logger_tells_of_a_message_that_failed(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_celery_s_logger_tells_of_a_message_that_failed(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """With the error."""
-    fleet.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}}
-    leader = fleet.leader()
+    machines.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}}
+    leader = machines.leader()
     caplog.clear()
-    assert fleet.after(leader) == []
+    assert machines.after(leader) == []
     (line,) = told(caplog)
     assert line.startswith("Message Error: Couldn't apply scheduled task bad: Object of type object is not JSON")
 

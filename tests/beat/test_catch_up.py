@@ -12,7 +12,7 @@ from celery.schedules import crontab, schedule
 
 from celery_leader.beat.catch_up import CatchUp, plan
 from celery_leader.exceptions import ConfigurationError
-from tests.beat.conftest import START, Fleet
+from tests.beat.machines import START, Machines
 
 NOON = datetime(2026, 11, 23, 12, 0, 0, tzinfo=timezone.utc)
 WINDOW, GRACE = 3600.0, 20.0
@@ -93,9 +93,9 @@ def test_a_wish_that_can_not_be_met_is_refused(options: dict[str, Any], complain
         CatchUp("latest", WINDOW, GRACE).for_entry(options)
 
 
-def dues(fleet: Fleet) -> list[float]:
+def dues(machines: Machines) -> list[float]:
     """Take what was sent; return when each was due, in seconds after the start."""
-    return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in fleet.sent()]
+    return [(datetime.fromisoformat(each["leader_due_at"]) - START).total_seconds() for each in machines.sent()]
 
 
 @pytest.mark.parametrize(
@@ -107,51 +107,45 @@ def dues(fleet: Fleet) -> list[float]:
     ],
 )
 def test_a_new_leader_makes_up_for_what_was_missed(
-    fleet: Fleet, policy: str, expected: list[float], missed: int, then: list[float]
+    machines: Machines, policy: str, expected: list[float], missed: int, then: list[float]
 ) -> None:
     """Ten runs were due while nobody led; the usual rhythm follows."""
-    fleet.conf = {"leader_beat_catch_up": policy}
-    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0}}
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
+    machines.conf = {"leader_beat_catch_up": policy}
+    machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0}}
+    first = machines.leader()
     first.resign()
-    fleet.wall.advance(109)
-    second = fleet.machine()
+    machines.wall.advance(109)
+    second = machines.add()
     second.lead()
     second.scheduler._entries.planner._catch_up = CatchUp(policy, WINDOW, grace=5)
     second.tick_until_idle()
-    assert dues(fleet) == expected
+    assert dues(machines) == expected
     assert second.scheduler.counts.missed == missed
-    fleet.wall.advance(11)
+    machines.wall.advance(11)
     second.tick_until_idle()
-    assert dues(fleet) == then
+    assert dues(machines) == then
 
 
-def test_what_an_entry_wants_is_not_sent(fleet: Fleet) -> None:
+def test_what_an_entry_wants_is_not_sent(machines: Machines) -> None:
     """Publishing would refuse an option that it does not know."""
     options = {"leader_catch_up": "all", "headers": {"leader_catch_up_window": 60, "mine": 1}}
-    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
-    machine = fleet.machine()
-    machine.lead()
+    machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
+    machine = machines.leader()
+    machines.wall.advance(30)
     machine.tick_until_idle()
-    fleet.wall.advance(30)
-    machine.tick_until_idle()
-    messages = fleet.sent()
+    messages = machines.sent()
     assert len(messages) == 3
     assert all(each["mine"] == 1 and "leader_catch_up_window" not in each for each in messages)
 
 
-def test_a_wrong_wish_is_told_once_and_the_entry_runs(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_wish_is_told_once_and_the_entry_runs(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """As the settings say."""
-    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": {"leader_catch_up": "never"}}}
-    machine = fleet.machine()
-    machine.lead()
-    machine.tick_until_idle()
+    machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": {"leader_catch_up": "never"}}}
+    machine = machines.leader()
     for _ in range(2):
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         machine.tick_until_idle()
-    assert len(fleet.sent()) == 2
+    assert len(machines.sent()) == 2
     assert sum("got 'never'" in line for line in caplog.messages) == 1
 
 

@@ -10,25 +10,25 @@ from unittest import mock
 import pytest
 
 from celery_leader.exceptions import StoreUnavailable
-from tests.beat.conftest import Fleet
+from tests.beat.machines import Machines
 from tests.databases import emptied
 
 ENTRIES = {name: {"task": f"t.{name}", "schedule": 10.0} for name in ("a", "b", "c")}
 
 
 @pytest.fixture(params=["memory", "redis", "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def fleet(request: pytest.FixtureRequest, fleet: Fleet, django_db_blocker: Any) -> Iterator[Fleet]:
+def machines(request: pytest.FixtureRequest, machines: Machines, django_db_blocker: Any) -> Iterator[Machines]:
     """Machines on each kind of store, with nothing in it."""
-    fleet.schedule = ENTRIES
+    machines.schedule = ENTRIES
     if request.param == "redis":
-        fleet.store = request.getfixturevalue("redis_server").url
-        fleet.conf = {"leader_key_prefix": request.node.nodeid}
+        machines.store = request.getfixturevalue("redis_server").url
+        machines.conf = {"leader_key_prefix": request.node.nodeid}
     elif request.param != "memory":
         with django_db_blocker.unblock():
-            fleet.store = f"django-db://{emptied(request.getfixturevalue(f'{request.param}_alias'))}"
-            yield fleet
+            machines.store = f"django-db://{emptied(request.getfixturevalue(f'{request.param}_alias'))}"
+            yield machines
             return
-    yield fleet
+    yield machines
 
 
 class Dies(SystemExit):
@@ -52,12 +52,12 @@ def dying(call: Callable[..., Any], *, after: bool, times: list[int]) -> Callabl
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(("boundary", "time"), [("claim", 1), ("send", 1), ("send", 2), ("send", 3), ("confirm", 1)])
-def test_the_next_leader_goes_on(fleet: Fleet, boundary: str, time: int, after: bool) -> None:
+def test_the_next_leader_goes_on(machines: Machines, boundary: str, time: int, after: bool) -> None:
     """Each tick has one id, whoever sent it; each entry ran at 10 and at 20 seconds."""
-    first, second = fleet.machine(), fleet.machine()
+    first, second = machines.add(), machines.add()
     first.lead()
     first.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     owner = first.scheduler.app if boundary == "send" else first.scheduler._leading.outbox.claims._ledger
     name = "send_task" if boundary == "send" else boundary
     with (
@@ -73,11 +73,11 @@ def test_the_next_leader_goes_on(fleet: Fleet, boundary: str, time: int, after: 
     first.resign()
     second.lead()
     second.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     second.tick_until_idle()
 
     ids, times = defaultdict(set), Counter()
-    for message in fleet.sent():
+    for message in machines.sent():
         ids[message["task"], message["leader_due_at"]].add(message["id"])
         times[message["id"]] += 1
     assert sorted({task for task, _ in ids}) == ["t.a", "t.b", "t.c"]
@@ -90,12 +90,10 @@ def test_the_next_leader_goes_on(fleet: Fleet, boundary: str, time: int, after: 
     assert second.scheduler.counts.resent == waiting
 
 
-def test_a_claim_whose_answer_is_lost_is_sent_once(fleet: Fleet) -> None:
+def test_a_claim_whose_answer_is_lost_is_sent_once(machines: Machines) -> None:
     """The ledger has it; the leader, who trusts itself, sends it, and nobody sends it again."""
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
+    leader = machines.leader()
+    machines.wall.advance(10)
     ledger = leader.scheduler._leading.outbox.claims._ledger
     claim = ledger.claim
 
@@ -106,9 +104,9 @@ def test_a_claim_whose_answer_is_lost_is_sent_once(fleet: Fleet) -> None:
     with mock.patch.object(ledger, "claim", lose_the_answer), mock.patch("celery_leader.beat.claims._ASK_AGAIN", 0):
         leader.scheduler.tick()
         leader.scheduler.tick()
-    assert len(fleet.sent()) == 3
+    assert len(machines.sent()) == 3
     leader.resign()
-    following = fleet.machine()
+    following = machines.add()
     following.lead()
     following.tick_until_idle()
-    assert fleet.sent() == []
+    assert machines.sent() == []

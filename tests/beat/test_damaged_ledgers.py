@@ -16,7 +16,7 @@ from hypothesis import given
 
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, UnstorableClaim
-from tests.beat.conftest import EVERY_TEN, START, Fleet, dues
+from tests.beat.machines import EVERY_TEN, START, Machines, dues
 from tests.test_hostile_stores import CLAIMS, QUIETLY
 
 LEDGER = "proj:{default}:ledger"
@@ -24,13 +24,13 @@ CLAIMED = "1763888400654321"
 
 
 @pytest.fixture
-def raw(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
-    """Let the fleet use a real Redis."""
-    fleet.store = request.getfixturevalue("redis_server").url
-    with redis.Redis.from_url(fleet.store) as client:
+def raw(machines: Machines, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """Let the machines use a real Redis."""
+    machines.store = request.getfixturevalue("redis_server").url
+    with redis.Redis.from_url(machines.store) as client:
         client.flushall()
         yield client
-        for machine in fleet.machines:
+        for machine in machines.started:
             machine.scheduler.close()
             machine.campaign.stop()
 
@@ -51,16 +51,16 @@ def raw(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
     ids=["too large for a date", "in the year 9000", "claimed in 9999", "claimed in 1", "too many runs", "no UTF-8"],
 )
 def test_a_damaged_row_costs_its_own_entry_a_moment(
-    fleet: Fleet, raw: redis.Redis, zone: str, when: str, value: bytes
+    machines: Machines, raw: redis.Redis, zone: str, when: str, value: bytes
 ) -> None:
     """All others go out in time, the entry itself with its next run; the store is asked no more than usual."""
-    fleet.conf = {"timezone": zone}
-    fleet.schedule = {
+    machines.conf = {"timezone": zone}
+    machines.schedule = {
         **EVERY_TEN,
         "bad": {"task": "t.bad", "schedule": 10.0},
         "five": {"task": "t.five", "schedule": 5.0},
     }
-    leader = fleet.machine()
+    leader = machines.add()
     if when == "before it leads":
         raw.hset(LEDGER, "entry:bad", value)
         raw.hset(LEDGER, b"entry:\xff", b"\xff")
@@ -69,68 +69,62 @@ def test_a_damaged_row_costs_its_own_entry_a_moment(
     raw.hset(LEDGER, "entry:bad", value)
     before = raw.info("stats")["total_commands_processed"]
     for _ in range(4):
-        fleet.wall.advance(5)
+        machines.wall.advance(5)
         leader.lead()
         leader.tick_until_idle()
         leader.tick_until_idle()
-    sent = fleet.sent()
+    sent = machines.sent()
     assert dues([each for each in sent if each["task"] == "t.five"]) == [5, 10, 15, 20]
     assert dues([each for each in sent if each["task"] == "t.ten"]) == [10, 20]
     assert 1 <= len([each for each in sent if each["task"] == "t.bad"]) <= 2
     assert raw.info("stats")["total_commands_processed"] - before < 150
 
 
-def test_a_ledger_that_refuses_for_ever_is_not_asked_without_a_pause(fleet: Fleet) -> None:
+def test_a_ledger_that_refuses_for_ever_is_not_asked_without_a_pause(machines: Machines) -> None:
     """Somebody rewrites the rows faster than they are removed; or a fault of ours."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
-    with mock.patch.object(fleet.ledger, "claim", side_effect=lambda token, claims: [False] * len(claims)) as claim:
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    machines.wall.advance(10)
+    with mock.patch.object(machines.ledger, "claim", side_effect=lambda token, claims: [False] * len(claims)) as claim:
         for _ in range(5):
             assert leader.scheduler.tick() >= 1
         assert claim.call_count == 5
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_a_row_that_is_due_after_it_was_claimed_makes_no_loop(fleet: Fleet) -> None:
+def test_a_row_that_is_due_after_it_was_claimed_makes_no_loop(machines: Machines) -> None:
     """No leader writes one; it is removed, and the entry goes on from what the leader knows."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    known = fleet.ledger._claims["ten"]
-    fleet.ledger._claims["ten"] = replace(
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    known = machines.ledger._claims["ten"]
+    machines.ledger._claims["ten"] = replace(
         known, tick=replace(known.tick, due_at=datetime(9000, 1, 1, tzinfo=timezone.utc))
     )
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     assert leader.scheduler.tick() >= 1
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_what_a_damaged_row_should_say_is_written_back(fleet: Fleet) -> None:
+def test_what_a_damaged_row_should_say_is_written_back(machines: Machines) -> None:
     """By the leader that knows it: the next one would start the entry afresh."""
-    fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    known = dict(fleet.ledger._claims)
+    machines.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = machines.leader()
+    known = dict(machines.ledger._claims)
     for entry, claim in known.items():
-        fleet.ledger._claims[entry] = replace(
+        machines.ledger._claims[entry] = replace(
             claim, tick=replace(claim.tick, due_at=datetime(9000, 1, 1, tzinfo=timezone.utc))
         )
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     leader.scheduler.tick()  # is refused
     leader.tick_until_idle()
-    assert fleet.ledger._claims["hour"] == known["hour"]
-    assert dues(fleet.sent()) == [10]
+    assert machines.ledger._claims["hour"] == known["hour"]
+    assert dues(machines.sent()) == [10]
 
 
 def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the ledger answers again it refuses the claim. Nothing fails for it, and the others are written."""
     from celery_leader.exceptions import StoreUnavailable
@@ -139,41 +133,39 @@ def test_what_was_sent_unclaimed_while_the_ledger_was_silent_is_left_out_later(
         if any(claim.tick.entry == "bad" for claim in claims):
             raise UnstorableClaim("bad. Rename the entry")
 
-    fleet.schedule = {**EVERY_TEN, "bad": {"task": "t.bad", "schedule": 10.0}}
-    leader = fleet.machine()
+    machines.schedule = {**EVERY_TEN, "bad": {"task": "t.bad", "schedule": 10.0}}
+    leader = machines.add()
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
-    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+    with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
         leader.lead()
         leader.tick_until_idle()
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         leader.tick_until_idle()
-        assert dues(fleet.sent()) == [10, 10]
+        assert dues(machines.sent()) == [10, 10]
     monkeypatch.setattr("celery_leader.backends.memory.require_names", refuse)
     monkeypatch.setattr("celery_leader.beat.claims._ASK_AGAIN", 0)
     claims = leader.scheduler._leading.outbox.claims  # type: ignore[union-attr]
     with mock.patch.object(claims, "_now", return_value=time.monotonic() + 5):
         leader.scheduler.tick()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
-    assert fleet.ledger._claims["ten"].sent
-    assert "bad" not in fleet.ledger._claims
+    assert [each["task"] for each in machines.sent()] == ["t.ten"]
+    assert machines.ledger._claims["ten"].sent
+    assert "bad" not in machines.ledger._claims
     assert "a tick of the beat failed" not in caplog.text
     assert "1 of this schedule's entries are not sent" in caplog.text
 
 
-def test_a_million_unsent_claims_are_no_long_line(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_million_unsent_claims_are_no_long_line(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """Of entries that nobody knows: a few are named, and how many more there are."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    known = fleet.ledger._claims["ten"]
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    known = machines.ledger._claims["ten"]
     for number in range(20_000):
         tick = replace(known.tick, entry=f"entry {number}\n")
-        fleet.ledger._claims[tick.entry] = replace(known, tick=tick, sent=False)
+        machines.ledger._claims[tick.entry] = replace(known, tick=tick, sent=False)
     leader.resign()
-    other = fleet.machine()
+    other = machines.add()
     other.lead()
     other.tick_until_idle()
     (told,) = [text for each in caplog.records if "not in this schedule" in (text := each.getMessage())]
@@ -183,17 +175,17 @@ def test_a_million_unsent_claims_are_no_long_line(fleet: Fleet, caplog: pytest.L
 
 
 def test_a_ledger_of_a_term_that_never_was_is_named_with_its_cure(
-    fleet: Fleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    machines: Machines, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At first as something that may pass; from the renew deadline on once a minute, until it is cured."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     token = leader.lead()
     now = 1000.0
     monkeypatch.setattr(type(leader.scheduler), "monotonic", lambda self: now)
     monkeypatch.setattr(leader.scheduler, "_stand_by", lambda: None)
     refusal = LeadershipLost(f"the ledger was opened by token 99; {token} is over", cure="redis-cli HDEL ledger token")
-    with mock.patch.object(fleet.ledger, "open", side_effect=refusal):
+    with mock.patch.object(machines.ledger, "open", side_effect=refusal):
         told = []
         for _ in range(240):  # two minutes
             leader.lead()
@@ -204,18 +196,18 @@ def test_a_ledger_of_a_term_that_never_was_is_named_with_its_cure(
     assert "HDEL" not in told[0][1]
     assert all("The cure: redis-cli HDEL ledger token" in text and "NOT sent" in text for _, text in told[1:])
     leader.scheduler.tick()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_half_of_a_batch_that_can_be_kept_is(monkeypatch: pytest.MonkeyPatch, fleet: Fleet) -> None:
+def test_half_of_a_batch_that_can_be_kept_is(monkeypatch: pytest.MonkeyPatch, machines: Machines) -> None:
     """Any number of claims that can't be kept, anywhere in a batch, cost no other its place, and few calls."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     token = leader.lead()
     leader.tick_until_idle()
-    ledger, known = fleet.ledger, fleet.ledger._claims["ten"]
+    ledger, known = machines.ledger, machines.ledger._claims["ten"]
     bad = {"entry 0", "entry 17", "entry 18", "entry 499"}
 
     def refuse(claims: Any) -> None:
@@ -235,26 +227,26 @@ def test_half_of_a_batch_that_can_be_kept_is(monkeypatch: pytest.MonkeyPatch, fl
 @pytest.mark.redis
 @QUIETLY
 @given(early=CLAIMS, late=CLAIMS)
-def test_no_row_ends_a_beat_or_lets_it_spin(fleet: Fleet, raw: redis.Redis, early: bytes, late: bytes) -> None:
+def test_no_row_ends_a_beat_or_lets_it_spin(machines: Machines, raw: redis.Redis, early: bytes, late: bytes) -> None:
     """One that was there before and one that comes meanwhile, of any bytes: the other entry's ticks go out in time."""
     raw.flushall()
-    fleet.sent()
-    fleet.schedule = {name: {"task": f"t.{name}", "schedule": 10.0} for name in ("good", "early", "late")}
+    machines.sent()
+    machines.schedule = {name: {"task": f"t.{name}", "schedule": 10.0} for name in ("good", "early", "late")}
     raw.hset(LEDGER, "entry:early", early)
-    leader = fleet.machine()
-    begun = (fleet.wall.now - START).total_seconds()
+    leader = machines.add()
+    begun = (machines.wall.now - START).total_seconds()
     leader.lead()
     leader.tick_until_idle()
     raw.hset(LEDGER, "entry:late", late)
     before = raw.info("stats")["total_commands_processed"]
     for _ in range(3):
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         leader.lead()
         leader.tick_until_idle()
         leader.tick_until_idle()
     assert raw.info("stats")["total_commands_processed"] - before < 200
-    good = [each for each in fleet.sent() if each["task"] == "t.good"]
+    good = [each for each in machines.sent() if each["task"] == "t.good"]
     assert dues(good) == [begun + 10, begun + 20, begun + 30]
     leader.scheduler.close()
     leader.campaign.stop()
-    fleet.machines.remove(leader)
+    machines.started.remove(leader)

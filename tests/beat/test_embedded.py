@@ -18,7 +18,7 @@ from celery_leader.beat.base import FAREWELL_PATIENCE
 from celery_leader.beat.embedded import EmbeddedBeat
 from celery_leader.leadership.campaign import Campaign, backend_of
 from celery_leader.settings import LeaderSettings
-from tests.beat.conftest import EVERY_TEN, Fleet, Machine, dues
+from tests.beat.machines import EVERY_TEN, Machine, Machines, dues
 from tests.waiting import eventually
 
 
@@ -47,11 +47,11 @@ class Written(Scheduler):
 
 
 @pytest.fixture
-def worker(fleet: Fleet) -> Machine:
+def worker(machines: Machines) -> Machine:
     """A worker's machine with an embedded beat that leads and writes last runs down."""
-    fleet.schedule = EVERY_TEN
-    fleet.conf["leader_beat_scheduler"] = f"{__name__}:Written"
-    machine = fleet.machine()
+    machines.schedule = EVERY_TEN
+    machines.conf["leader_beat_scheduler"] = f"{__name__}:Written"
+    machine = machines.add()
     machine.beat = EmbeddedBeat(machine.scheduler.app, machine.campaign)  # type: ignore[attr-defined]
     machine.scheduler = machine.beat._scheduler  # type: ignore[attr-defined]
     machine.scheduler.sync_every = 1e9  # Celery's cadence is not what is tested
@@ -62,10 +62,10 @@ def worker(fleet: Fleet) -> Machine:
     return machine
 
 
-def test_what_was_sent_is_written_before_the_lease_goes_back(fleet: Fleet, worker: Any) -> None:
+def test_what_was_sent_is_written_before_the_lease_goes_back(machines: Machines, worker: Any) -> None:
     """The election asks whether the beat is busy, and waits until it has written: afterwards it may not."""
     assert not worker.beat.is_busy
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     worker.scheduler.tick()
     assert worker.scheduler.written == []
     worker.campaign.close_to_new_work()
@@ -74,24 +74,24 @@ def test_what_was_sent_is_written_before_the_lease_goes_back(fleet: Fleet, worke
         worker.scheduler.tick()
     assert worker.scheduler.written == [1]
     assert not worker.beat.is_busy
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_a_beat_that_resigns_writes_and_goes_on(fleet: Fleet, worker: Any) -> None:
+def test_a_beat_that_resigns_writes_and_goes_on(machines: Machines, worker: Any) -> None:
     """Guarded work may keep the lease for longer; what the beat sends meanwhile is written as well."""
     for count in (1, 2):
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         worker.scheduler.tick()
         assert worker.beat.is_busy
         worker.scheduler.tick()
         assert worker.scheduler.written[-1] == count
         assert not worker.beat.is_busy
-    assert dues(fleet.sent()) == [10, 20]
+    assert dues(machines.sent()) == [10, 20]
 
 
-def test_a_lease_waits_for_no_store_that_hangs(fleet: Fleet, worker: Any) -> None:
+def test_a_lease_waits_for_no_store_that_hangs(machines: Machines, worker: Any) -> None:
     """Some seconds, and others may lead."""
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     worker.scheduler.tick()
     now = time.monotonic()
     with mock.patch.object(worker.scheduler._farewell, "_now", return_value=now) as clock:
@@ -100,7 +100,7 @@ def test_a_lease_waits_for_no_store_that_hangs(fleet: Fleet, worker: Any) -> Non
         assert not worker.beat.is_busy
 
 
-def test_a_stopping_worker_cuts_a_wait_for_its_broker(fleet: Fleet, worker: Any) -> None:
+def test_a_stopping_worker_cuts_a_wait_for_its_broker(machines: Machines, worker: Any) -> None:
     """When the election has wanted the lease back for a while, and not before; nor in a worker that goes on."""
     now = time.monotonic()
     cut, clock = mock.Mock(), mock.Mock(return_value=now)
@@ -118,9 +118,9 @@ def test_a_stopping_worker_cuts_a_wait_for_its_broker(fleet: Fleet, worker: Any)
     assert cut.call_count == 1
 
 
-def test_a_deposed_beat_writes_nothing(fleet: Fleet, worker: Any) -> None:
+def test_a_deposed_beat_writes_nothing(machines: Machines, worker: Any) -> None:
     """Its successor may have written already."""
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     worker.scheduler.tick()
     worker.resign()
     assert worker.beat.is_busy
@@ -139,10 +139,10 @@ def test_code_that_wants_to_exit_ends_no_embedded_beat(worker: Any) -> None:
         worker.beat.stop(5)
 
 
-def test_the_signals_of_an_embedded_beat_are_sent(fleet: Fleet) -> None:
+def test_the_signals_of_an_embedded_beat_are_sent(machines: Machines) -> None:
     """As Celery does: both, by the thread that ticks, with a service for a sender; no receiver ends the beat."""
-    fleet.schedule = EVERY_TEN
-    machine = fleet.machine()
+    machines.schedule = EVERY_TEN
+    machine = machines.add()
     beat = EmbeddedBeat(machine.scheduler.app, machine.campaign)
     seen: list[tuple[str, Any, Any, str]] = []
 

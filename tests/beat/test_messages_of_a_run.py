@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from kombu.exceptions import OperationalError
 
 from celery_leader.beat.outbox import REFUSED_AGAIN
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, counted_claims, dues
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, Machine, Machines, counted_claims, dues
 
 TENANTS = 3
 
@@ -50,76 +50,76 @@ def failing_from(machine: Machine, number: int, error: Exception) -> Iterator[No
         yield
 
 
-def test_a_base_may_send_several_messages_a_run(fleet: Fleet) -> None:
+def test_a_base_may_send_several_messages_a_run(machines: Machines) -> None:
     """One claim, all messages, an id for each, and their results for the base."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader(PerTenant)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader(PerTenant)
     with counted_claims() as claim:
-        sent = fleet.after(leader)
+        sent = machines.after(leader)
         assert claim.call_count == 1
     assert dues(sent) == [10] * TENANTS
     assert len({each["id"] for each in sent}) == TENANTS
-    assert sent[0]["id"] == fleet.ledger._claims["ten"].task_id
+    assert sent[0]["id"] == machines.ledger._claims["ten"].task_id
     assert all(isinstance(result, AsyncResult) for result in leader.scheduler.results)
     assert [result.id for result in leader.scheduler.results] == [each["id"] for each in sent]
     assert leader.scheduler.counts.sent == 1
-    assert {each["id"] for each in fleet.after(leader)}.isdisjoint({each["id"] for each in sent})
+    assert {each["id"] for each in machines.after(leader)}.isdisjoint({each["id"] for each in sent})
 
 
-def test_who_sends_a_run_again_sends_the_same_messages(fleet: Fleet) -> None:
+def test_who_sends_a_run_again_sends_the_same_messages(machines: Machines) -> None:
     """By the next leader, when the one before died on it, whatever it had sent."""
-    fleet.schedule = EVERY_TEN
-    first = fleet.leader(PerTenant)
-    fleet.wall.advance(10)
+    machines.schedule = EVERY_TEN
+    first = machines.leader(PerTenant)
+    machines.wall.advance(10)
     with failing_from(first, 2, SystemExit()), pytest.raises(SystemExit):  # type: ignore[arg-type]
         first.scheduler.tick()
-    before = [each["id"] for each in fleet.sent()]
+    before = [each["id"] for each in machines.sent()]
     assert len(before) == 2
-    fleet.leader(PerTenant)
-    again = [each["id"] for each in fleet.sent()]
+    machines.leader(PerTenant)
+    again = [each["id"] for each in machines.sent()]
     assert again[:2] == before
     assert len(set(again)) == TENANTS
 
 
-def test_a_run_is_sent_in_full_when_the_broker_is_back(fleet: Fleet) -> None:
+def test_a_run_is_sent_in_full_when_the_broker_is_back(machines: Machines) -> None:
     """It is not asked for the rest of a run that found it away: each message would wait for it."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader(PerTenant)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader(PerTenant)
     send_task = mock.Mock(side_effect=OperationalError("[Errno 111] Connection refused"))
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     with mock.patch.object(leader.scheduler.app, "send_task", send_task):
         leader.scheduler.tick()
     assert send_task.call_count == 1
-    assert not fleet.ledger._claims["ten"].sent
+    assert not machines.ledger._claims["ten"].sent
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10] * TENANTS
-    assert fleet.ledger._claims["ten"].sent
+    assert dues(machines.sent()) == [10] * TENANTS
+    assert machines.ledger._claims["ten"].sent
 
 
-def test_trust_that_ends_within_a_run_leaves_it_to_the_next_leader(fleet: Fleet) -> None:
+def test_trust_that_ends_within_a_run_leaves_it_to_the_next_leader(machines: Machines) -> None:
     """The rest of its messages is not sent."""
-    fleet.schedule = EVERY_TEN
-    first = fleet.leader(PerTenant)
+    machines.schedule = EVERY_TEN
+    first = machines.leader(PerTenant)
     send_task = first.scheduler.app.send_task
 
     def send_and_resign(*args: Any, **kwargs: Any) -> Any:
         first.resign()
         return send_task(*args, **kwargs)
 
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     with mock.patch.object(first.scheduler.app, "send_task", send_and_resign):
         first.scheduler.tick()
-    assert len(fleet.sent()) == 1
-    fleet.leader(PerTenant)
-    assert dues(fleet.sent()) == [10] * TENANTS
+    assert len(machines.sent()) == 1
+    machines.leader(PerTenant)
+    assert dues(machines.sent()) == [10] * TENANTS
 
 
-def test_a_message_that_can_never_be_sent_takes_no_other_of_its_run_along(fleet: Fleet) -> None:
+def test_a_message_that_can_never_be_sent_takes_no_other_of_its_run_along(machines: Machines) -> None:
     """As with Celery's beat."""
-    fleet.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
-    leader = fleet.leader(PerTenant)
-    assert [each["task"] for each in fleet.after(leader)] == ["t.ten"] * TENANTS
-    assert fleet.ledger._claims["bad"].sent
+    machines.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
+    leader = machines.leader(PerTenant)
+    assert [each["task"] for each in machines.after(leader)] == ["t.ten"] * TENANTS
+    assert machines.ledger._claims["bad"].sent
 
 
 class Fails(Scheduler):
@@ -137,20 +137,20 @@ class Fails(Scheduler):
         super().apply_entry(entry, producer=producer)
 
 
-def test_a_base_that_fails_before_it_sends_is_asked_again(fleet: Fleet) -> None:
+def test_a_base_that_fails_before_it_sends_is_asked_again(machines: Machines) -> None:
     """A tick is not lost because a database that the base asks was away for a moment; others go on."""
-    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
-    leader = fleet.leader(Fails)
-    assert fleet.after(leader) == []
-    assert [each["task"] for each in fleet.after(leader, 20)] == ["t.minute"]
+    machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    leader = machines.leader(Fails)
+    assert machines.after(leader) == []
+    assert [each["task"] for each in machines.after(leader, 20)] == ["t.minute"]
     with mock.patch.object(leader.scheduler._leading.outbox, "_now", return_value=float("inf")):
-        assert dues(fleet.after(leader, REFUSED_AGAIN))[0] == 10
+        assert dues(machines.after(leader, REFUSED_AGAIN))[0] == 10
 
 
-def test_a_base_that_fails_after_it_sent_is_not_asked_again(fleet: Fleet) -> None:
+def test_a_base_that_fails_after_it_sent_is_not_asked_again(machines: Machines) -> None:
     """Or what it sent would be sent again and again."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.leader(Fails)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader(Fails)
     leader.scheduler.fails_after = 1
-    assert dues(fleet.after(leader)) == [10]
-    assert fleet.ledger._claims["ten"].sent
+    assert dues(machines.after(leader)) == [10]
+    assert machines.ledger._claims["ten"].sent

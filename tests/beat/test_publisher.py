@@ -10,60 +10,60 @@ import pytest
 import redis
 
 from celery_leader.beat.outbox import FAILURES_OF_A_BROKER, REFUSED_AGAIN
-from tests.beat.conftest import EVERY_TEN, Fleet
+from tests.beat.machines import EVERY_TEN, Machines
 
 if TYPE_CHECKING:
     from tests.servers import RedisServer
 
 
-def test_a_connection_to_redis_makes_one_client(fleet: Fleet, redis_server: RedisServer) -> None:
+def test_a_connection_to_redis_makes_one_client(machines: Machines, redis_server: RedisServer) -> None:
     """kombu makes one for each message, which takes a quarter of its time."""
-    channel = fleet.machine(broker=redis_server.url).scheduler.producer.channel
+    channel = machines.add(broker=redis_server.url).scheduler.producer.channel
     with channel.conn_or_acquire() as one, channel.conn_or_acquire() as another:
         assert one is another
         assert one.ping()
 
 
 def test_a_connection_that_was_cut_while_it_was_idle_sends_the_next_tick(
-    fleet: Fleet, redis_server: RedisServer
+    machines: Machines, redis_server: RedisServer
 ) -> None:
     """At once, and with a client of the new connection."""
-    fleet.schedule = EVERY_TEN
-    fleet.conf = {"task_default_queue": "cut"}
-    leader = fleet.machine(broker=redis_server.url)
+    machines.schedule = EVERY_TEN
+    machines.conf = {"task_default_queue": "cut"}
+    leader = machines.add(broker=redis_server.url)
     leader.lead()
     leader.tick_until_idle()
     with redis.Redis.from_url(redis_server.url) as client:
         for sent in (1, 2, 3):
-            fleet.wall.advance(10)
+            machines.wall.advance(10)
             leader.tick_until_idle()
             assert client.llen("cut") == sent
             assert client.client_kill_filter(_type="normal", skipme=True) > 0
         client.delete("cut")
 
 
-def test_what_redis_refuses_holds_up_nothing_else(fleet: Fleet, redis_server: RedisServer) -> None:
+def test_what_redis_refuses_holds_up_nothing_else(machines: Machines, redis_server: RedisServer) -> None:
     """Something else is kept under a queue's name, or the user has no rights for it; however many messages it is."""
-    fleet.conf = {"task_default_queue": "granted"}
+    machines.conf = {"task_default_queue": "granted"}
     refused = {
         f"{queue}{number}": {"task": "t.refused", "schedule": 10.0, "options": {"queue": queue}}
         for queue in ("granted-text", "forbidden")
         for number in range(FAILURES_OF_A_BROKER)
     }
-    fleet.schedule = {**refused, **EVERY_TEN}
+    machines.schedule = {**refused, **EVERY_TEN}
     with redis.Redis.from_url(redis_server.url) as client:
         client.set("granted-text", "text")
         client.acl_setuser(
             "limited", enabled=True, passwords=["+secret"], commands=["+@all"], keys=["granted*", "_kombu*"]
         )
-        leader = fleet.machine(broker=redis_server.url.replace("redis://", "redis://limited:secret@"))
+        leader = machines.add(broker=redis_server.url.replace("redis://", "redis://limited:secret@"))
         leader.lead()
         leader.tick_until_idle()
         for _ in range(3):
-            fleet.wall.advance(10)
+            machines.wall.advance(10)
             leader.tick_until_idle()
         assert client.llen("granted") == 3
-        assert {name for name, claim in fleet.ledger._claims.items() if not claim.sent} == refused.keys()
+        assert {name for name, claim in machines.ledger._claims.items() if not claim.sent} == refused.keys()
         client.delete("granted-text")
         client.acl_setuser("limited", keys=["*"])
         with mock.patch.object(leader.scheduler._leading.outbox, "_now", return_value=time.monotonic() + REFUSED_AGAIN):
@@ -74,19 +74,17 @@ def test_what_redis_refuses_holds_up_nothing_else(fleet: Fleet, redis_server: Re
 
 
 @pytest.mark.parametrize("is_cut", [True, False])
-def test_no_error_of_a_cut_connection_gives_a_message_up(fleet: Fleet, is_cut: bool) -> None:
+def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_cut: bool) -> None:
     """A socket that another thread shuts down fails in any way. Otherwise such an error is the message's own."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
 
     def fail(*_: object, **__: object) -> None:
         if is_cut:
             leader.scheduler.cut()
         raise AttributeError("'NoneType' object has no attribute 'recv'")
 
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     with mock.patch.object(leader.scheduler.app, "send_task", fail):
         leader.scheduler.tick()
-    assert fleet.ledger._claims["ten"].sent is not is_cut
+    assert machines.ledger._claims["ten"].sent is not is_cut

@@ -18,7 +18,7 @@ import pytest
 from celery_leader.beat.due_times import task_id
 from celery_leader.beat.outbox import REFUSED_AGAIN
 from celery_leader.ledger import DUE_HEADER, TOKEN_HEADER, Tick
-from tests.beat.conftest import START, Fleet, Machine
+from tests.beat.machines import START, Machine, Machines
 from tests.servers import HOST, RabbitServer
 from tests.waiting import eventually
 
@@ -33,13 +33,13 @@ IO_TIMEOUT = 1.0
 
 
 @pytest.fixture
-def fleet(fleet: Fleet, rabbit_server: RabbitServer) -> Iterator[Fleet]:
+def machines(machines: Machines, rabbit_server: RabbitServer) -> Iterator[Machines]:
     """Machines on an empty queue `celery`."""
-    fleet.conf = dict(LONG)
+    machines.conf = dict(LONG)
     with channel(rabbit_server) as open_channel:
         open_channel.queue_delete("celery")
-    yield fleet
-    for machine in fleet.machines:
+    yield machines
+    for machine in machines.started:
         machine.scheduler._publisher.forget_connection()
 
 
@@ -59,40 +59,40 @@ def taken(server: RabbitServer, queue: str = "celery") -> list[dict[str, Any]]:
     return headers
 
 
-def leading(fleet: Fleet, server: RabbitServer) -> Machine:
+def leading(machines: Machines, server: RabbitServer) -> Machine:
     """A machine that leads and has looked at its schedule."""
-    leader = fleet.machine(broker=server.url)
+    leader = machines.add(broker=server.url)
     leader.lead()
     leader.tick_until_idle()
     return leader
 
 
-def tick_at(fleet: Fleet, leader: Machine, seconds: float = 10) -> None:
+def tick_at(machines: Machines, leader: Machine, seconds: float = 10) -> None:
     """Let time pass, and send what is due then."""
-    fleet.wall.advance(seconds)
+    machines.wall.advance(seconds)
     leader.lead()
     leader.tick_until_idle()
 
 
-def unsent(fleet: Fleet) -> set[str]:
+def unsent(machines: Machines) -> set[str]:
     """The entries whose last claim is not known to have reached the broker."""
-    return {name for name, claim in fleet.ledger._claims.items() if not claim.sent}
+    return {name for name, claim in machines.ledger._claims.items() if not claim.sent}
 
 
 def entry(task: str, **options: Any) -> dict[str, Any]:
     return {"task": task, "schedule": 10.0, "options": options}
 
 
-def test_each_tick_arrives_once_though_the_broker_is_killed(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+def test_each_tick_arrives_once_though_the_broker_is_killed(machines: Machines, rabbit_server: RabbitServer) -> None:
     """With the id and the headers that follow from what it is; what the broker had confirmed outlives it."""
     names = ("a", "b", "c")
-    fleet.schedule = {name: entry(f"t.{name}") for name in names}
-    leader = leading(fleet, rabbit_server)
+    machines.schedule = {name: entry(f"t.{name}") for name in names}
+    leader = leading(machines, rabbit_server)
     token = leader.lead()
-    tick_at(fleet, leader)
+    tick_at(machines, leader)
     rabbit_server.kill()
     rabbit_server.start()
-    tick_at(fleet, leader)  # by a connection that was cut while it was idle
+    tick_at(machines, leader)  # by a connection that was cut while it was idle
     dues = [START + timedelta(seconds=seconds) for seconds in (10, 20)]
     assert Counter(
         (each["task"], each["id"], each[DUE_HEADER], each[TOKEN_HEADER]) for each in taken(rabbit_server)
@@ -101,41 +101,43 @@ def test_each_tick_arrives_once_though_the_broker_is_killed(fleet: Fleet, rabbit
         for name in names
         for due in dues
     )
-    assert unsent(fleet) == set()
+    assert unsent(machines) == set()
 
 
-def test_a_tick_is_kept_while_the_broker_is_away(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+def test_a_tick_is_kept_while_the_broker_is_away(machines: Machines, rabbit_server: RabbitServer) -> None:
     """And arrives once, with the id that it had, when the broker is back; a later one has not taken its place."""
-    fleet.schedule = {"a": entry("t.a")}
-    leader = leading(fleet, rabbit_server)
+    machines.schedule = {"a": entry("t.a")}
+    leader = leading(machines, rabbit_server)
     rabbit_server.kill()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     leader.scheduler.tick()
-    kept = fleet.ledger._claims["a"]
+    kept = machines.ledger._claims["a"]
     assert not kept.sent
     rabbit_server.start()
-    tick_at(fleet, leader, 5)
+    tick_at(machines, leader, 5)
     assert [each["id"] for each in taken(rabbit_server)] == [kept.task_id]
 
 
-def test_a_broker_that_hangs_holds_up_no_renewal_and_takes_nothing(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+def test_a_broker_that_hangs_holds_up_no_renewal_and_takes_nothing(
+    machines: Machines, rabbit_server: RabbitServer
+) -> None:
     """What lies in a socket's buffer has not arrived: it stays claimed, and is sent again with its id."""
-    fleet.conf = dict(TIMES)
-    fleet.schedule = {"a": entry("t.a")}
-    leader = leading(fleet, rabbit_server)
-    tick_at(fleet, leader)  # so that the connection is open
+    machines.conf = dict(TIMES)
+    machines.schedule = {"a": entry("t.a")}
+    leader = leading(machines, rabbit_server)
+    tick_at(machines, leader)  # so that the connection is open
     taken(rabbit_server)
     leader.campaign.start()
     candidate = leader.campaign.candidates["default"]
     term = eventually(lambda: candidate.term)
     rabbit_server.pause()
     try:
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         begun = time.monotonic()
         leader.scheduler.tick()
         lasted = time.monotonic() - begun
         assert candidate.term == term, "it still leads"
-        kept = fleet.ledger._claims["a"]
+        kept = machines.ledger._claims["a"]
         assert not kept.sent
         assert leader.scheduler.counts.sent == 1
         # One wait for the confirmation, two for a new connection.
@@ -144,18 +146,20 @@ def test_a_broker_that_hangs_holds_up_no_renewal_and_takes_nothing(fleet: Fleet,
     finally:
         rabbit_server.resume()
     leader.tick_until_idle()
-    assert unsent(fleet) == set()
+    assert unsent(machines) == set()
     found = [each["id"] for each in taken(rabbit_server)]
     assert set(found) == {kept.task_id}
     assert len(found) <= 2
 
 
-def test_a_broker_that_hangs_keeps_no_lease_of_a_beat_that_ends(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+def test_a_broker_that_hangs_keeps_no_lease_of_a_beat_that_ends(
+    machines: Machines, rabbit_server: RabbitServer
+) -> None:
     """Celery 5.7 says goodbye to it, and waits for the answer; the lease is given back before."""
-    fleet.conf = dict(TIMES)
-    fleet.schedule = {"a": entry("t.a")}
-    leader = leading(fleet, rabbit_server)
-    tick_at(fleet, leader)  # so that the connection is open
+    machines.conf = dict(TIMES)
+    machines.schedule = {"a": entry("t.a")}
+    leader = leading(machines, rabbit_server)
+    tick_at(machines, leader)  # so that the connection is open
     taken(rabbit_server)
     given_back = []
     campaign = mock.Mock(**{"stop.side_effect": lambda: given_back.append(time.monotonic())})
@@ -171,12 +175,12 @@ def test_a_broker_that_hangs_keeps_no_lease_of_a_beat_that_ends(fleet: Fleet, ra
 
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_wait_for_the_broker_is_cut_from_another_thread(
-    fleet: Fleet, rabbit_server: RabbitServer, is_connected: bool
+    machines: Machines, rabbit_server: RabbitServer, is_connected: bool
 ) -> None:
     """While it takes a message or shakes hands. The message stays claimed, and is sent when the broker is back."""
-    fleet.schedule = {"a": entry("t.a")}
-    leader = leading(fleet, rabbit_server)
-    tick_at(fleet, leader)
+    machines.schedule = {"a": entry("t.a")}
+    leader = leading(machines, rabbit_server)
+    tick_at(machines, leader)
     taken(rabbit_server)
     if not is_connected:
         leader.scheduler._publisher.forget_connection()
@@ -187,7 +191,7 @@ def test_a_wait_for_the_broker_is_cut_from_another_thread(
             leader.scheduler.cut()
 
     cutting = threading.Thread(target=cut_again)
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     rabbit_server.pause()
     try:
         cutting.start()
@@ -199,13 +203,13 @@ def test_a_wait_for_the_broker_is_cut_from_another_thread(
         cutting.join()
         rabbit_server.resume()
     assert lasted < 5, "the time of LONG is 30 s"
-    assert unsent(fleet) == {"a"}
+    assert unsent(machines) == {"a"}
     leader.tick_until_idle()
-    assert unsent(fleet) == set()
+    assert unsent(machines) == set()
 
 
 def test_what_the_broker_refuses_holds_up_nothing_else(
-    fleet: Fleet, rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
+    machines: Machines, rabbit_server: RabbitServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """However many: each stays claimed, is offered again some seconds later, and arrives when it is taken."""
     caplog.set_level(logging.INFO, "celery.beat")
@@ -214,7 +218,7 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
         open_channel.queue_declare("full", durable=True, auto_delete=False, arguments=limits)
         open_channel.basic_publish(amqp.Message("full"), routing_key="full")
         open_channel.exchange_delete("late")
-    fleet.schedule = {
+    machines.schedule = {
         **{f"late{number}": entry("t.late", exchange="late", routing_key="celery") for number in range(3)},
         **{f"full{number}": entry("t.full", exchange="amq.direct", routing_key="full") for number in range(3)},
         "otherwise": entry("t.full", queue="full"),  # declared without limits
@@ -224,15 +228,15 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
     }
     with channel(rabbit_server) as open_channel:
         open_channel.queue_bind("full", "amq.direct", "full")
-    refused = fleet.schedule.keys() - {"good"}
-    leader = leading(fleet, rabbit_server)
+    refused = machines.schedule.keys() - {"good"}
+    leader = leading(machines, rabbit_server)
     for _ in range(3):
-        tick_at(fleet, leader)
+        tick_at(machines, leader)
     assert [each["task"] for each in taken(rabbit_server)] == ["t.good"] * 3
-    assert unsent(fleet) == refused
+    assert unsent(machines) == refused
     offered = Counter(record.args[0] for record in caplog.records if "Sending due task" in record.msg and record.args)
     assert offered == {**dict.fromkeys(refused, 1), "good": 3}, "it is told of them once each few seconds"
-    kept = {name: fleet.ledger._claims[name].task_id for name in refused}
+    kept = {name: machines.ledger._claims[name].task_id for name in refused}
 
     with channel(rabbit_server) as open_channel:
         open_channel.exchange_declare("late", "direct", durable=True, auto_delete=False)
@@ -248,28 +252,28 @@ def test_what_the_broker_refuses_holds_up_nothing_else(
         open_channel.queue_unbind("celery", "amq.fanout", "x")
         open_channel.exchange_delete("late")
     arrived = [*taken(rabbit_server), *taken(rabbit_server, "full")]
-    assert unsent(fleet) == {"forbidden"}
+    assert unsent(machines) == {"forbidden"}
     assert Counter(each["id"] for each in arrived) == Counter(
         ident for name, ident in kept.items() if name != "forbidden"
     )
 
 
-def test_what_was_refused_is_offered_again_after_a_while(fleet: Fleet, rabbit_server: RabbitServer) -> None:
+def test_what_was_refused_is_offered_again_after_a_while(machines: Machines, rabbit_server: RabbitServer) -> None:
     """By itself, and by a next leader at once."""
-    fleet.schedule = {"bad": entry("t.bad", exchange="nowhere", routing_key="x")}
-    first = leading(fleet, rabbit_server)
+    machines.schedule = {"bad": entry("t.bad", exchange="nowhere", routing_key="x")}
+    first = leading(machines, rabbit_server)
     offer = mock.Mock(side_effect=first.scheduler._publisher.send)
     with (
         mock.patch.object(first.scheduler._publisher, "send", offer),
         mock.patch.object(first.scheduler._leading.outbox, "_now", return_value=0.0) as now,
     ):
-        tick_at(fleet, first)
+        tick_at(machines, first)
         for seconds, offered in ((0.0, 1), (REFUSED_AGAIN - 0.1, 1), (REFUSED_AGAIN, 2), (REFUSED_AGAIN + 0.1, 2)):
             now.return_value = seconds
             first.tick_until_idle()
             assert offer.call_count == offered
     first.resign()
-    second = fleet.machine(broker=rabbit_server.url)
+    second = machines.add(broker=rabbit_server.url)
     offer = mock.Mock(side_effect=second.scheduler._publisher.send)
     with mock.patch.object(second.scheduler._publisher, "send", offer):
         second.lead()

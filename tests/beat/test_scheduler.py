@@ -12,137 +12,129 @@ from celery.beat import Scheduler
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
 from celery_leader.ledger import Tick
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, dues
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, Machines, dues
 
 
-def test_a_standby_sends_nothing_and_touches_no_schedule(fleet: Fleet) -> None:
+def test_a_standby_sends_nothing_and_touches_no_schedule(machines: Machines) -> None:
     """Neither at its start nor in a tick."""
-    fleet.schedule = EVERY_TEN
-    standby = fleet.machine()
-    fleet.wall.advance(60)
+    machines.schedule = EVERY_TEN
+    standby = machines.add()
+    machines.wall.advance(60)
     with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         assert standby.scheduler.tick() == 0
-    assert fleet.sent() == []
+    assert machines.sent() == []
     assert standby.scheduler.schedule == {}
-    assert dict(fleet.ledger.open(1)) == {}
+    assert dict(machines.ledger.open(1)) == {}
 
 
-def test_the_leader_sends_what_is_due(fleet: Fleet) -> None:
+def test_the_leader_sends_what_is_due(machines: Machines) -> None:
     """Each tick names itself: due time, token and an id that follows from both."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     token = leader.lead()
     leader.tick_until_idle()
-    assert fleet.sent() == []
-    fleet.wall.advance(10)
+    assert machines.sent() == []
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    (headers,) = fleet.sent()
+    (headers,) = machines.sent()
     assert dues([headers]) == [10]
     assert headers["leader_token"] == str(token)
-    claim = fleet.ledger.open(token)["ten"]
+    claim = machines.ledger.open(token)["ten"]
     assert (claim.task_id, claim.sent, claim.run_count) == (headers["id"], True, 1)
 
 
-def test_the_next_leader_goes_on_where_the_last_one_stopped(fleet: Fleet) -> None:
+def test_the_next_leader_goes_on_where_the_last_one_stopped(machines: Machines) -> None:
     """An entry that was due once is not due again, and one that has waited does not start afresh."""
-    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    first = fleet.machine()
-    first.lead()
+    machines.schedule = {**EVERY_TEN, **EACH_MINUTE, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    first = machines.leader()
+    machines.wall.advance(30)
     first.tick_until_idle()
-    fleet.wall.advance(30)
-    first.tick_until_idle()
-    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
-    second = fleet.machine()
+    assert sorted(each["task"] for each in machines.sent()) == ["t.minute", "t.ten"]
+    second = machines.add()
     first.resign()
     second.lead()
     second.tick_until_idle()
-    assert fleet.sent() == []
-    fleet.wall.advance(3600 - 30)
+    assert machines.sent() == []
+    machines.wall.advance(3600 - 30)
     second.tick_until_idle()
-    hours = [each for each in fleet.sent() if each["task"] == "t.hour"]
+    hours = [each for each in machines.sent() if each["task"] == "t.hour"]
     assert dues(hours) == [3600]
 
 
 @pytest.mark.parametrize("moment", ["before send", "before confirm"])
-def test_a_tick_whose_leader_died_on_it_is_sent_by_the_next(fleet: Fleet, moment: str) -> None:
+def test_a_tick_whose_leader_died_on_it_is_sent_by_the_next(machines: Machines, moment: str) -> None:
     """With the same id, so that whoever looks at ids sees one tick."""
-    fleet.schedule = EVERY_TEN
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
-    fleet.wall.advance(10)
-    place = (first.scheduler.app, "send_task") if moment == "before send" else (fleet.ledger, "confirm")
+    machines.schedule = EVERY_TEN
+    first = machines.leader()
+    machines.wall.advance(10)
+    place = (first.scheduler.app, "send_task") if moment == "before send" else (machines.ledger, "confirm")
     with mock.patch.object(*place, side_effect=SystemExit), pytest.raises(SystemExit):
         first.scheduler.tick()
-    sent_by_first = fleet.sent()
-    claimed = fleet.ledger._claims["ten"]
-    second = fleet.machine()
+    sent_by_first = machines.sent()
+    claimed = machines.ledger._claims["ten"]
+    second = machines.add()
     first.resign()
     second.lead()
     second.tick_until_idle()
-    (headers,) = fleet.sent()
+    (headers,) = machines.sent()
     assert headers["id"] == claimed.task_id
     assert {each["id"] for each in sent_by_first} <= {claimed.task_id}
     second.tick_until_idle()
-    assert fleet.sent() == []
+    assert machines.sent() == []
 
 
-def test_a_deposed_leader_claims_and_sends_nothing(fleet: Fleet) -> None:
+def test_a_deposed_leader_claims_and_sends_nothing(machines: Machines) -> None:
     """Even when it was held up between its last look at the clock and the claim."""
-    fleet.schedule = EVERY_TEN
-    old, new = fleet.machine(), fleet.machine()
+    machines.schedule = EVERY_TEN
+    old, new = machines.add(), machines.add()
     old.lead()
     old.tick_until_idle()
     term = old.campaign.candidates["default"].term
     old.resign()
     new.lead()
     new.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     with mock.patch.object(type(old.campaign.candidates["default"]), "term", term):
         old.scheduler.tick()
-    assert fleet.sent() == []
+    assert machines.sent() == []
     new.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_a_tick_that_is_claimed_already_is_not_sent(fleet: Fleet) -> None:
+def test_a_tick_that_is_claimed_already_is_not_sent(machines: Machines) -> None:
     """The ledger has the last word, and tells where to go on."""
-    fleet.schedule = EVERY_TEN
-    machine = fleet.machine()
+    machines.schedule = EVERY_TEN
+    machine = machines.add()
     token = machine.lead()
     machine.tick_until_idle()
-    fleet.wall.advance(10)
-    (before,) = fleet.ledger.open(token).values()
-    tick = Tick("default", "ten", fleet.wall.now)
-    assert fleet.ledger.claim(token, [replace(before, tick=tick, claimed_at=fleet.wall.now, sent=True)]) == [True]
+    machines.wall.advance(10)
+    (before,) = machines.ledger.open(token).values()
+    tick = Tick("default", "ten", machines.wall.now)
+    assert machines.ledger.claim(token, [replace(before, tick=tick, claimed_at=machines.wall.now, sent=True)]) == [True]
     machine.tick_until_idle()
-    assert fleet.sent() == []
-    fleet.wall.advance(10)
+    assert machines.sent() == []
+    machines.wall.advance(10)
     machine.tick_until_idle()
-    assert dues(fleet.sent()) == [20]
+    assert dues(machines.sent()) == [20]
 
 
-def test_missed_ticks_become_one(fleet: Fleet) -> None:
+def test_missed_ticks_become_one(machines: Machines) -> None:
     """However long nobody led: one run now, then the usual rhythm."""
-    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
+    machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    first = machines.leader()
     first.resign()
-    fleet.wall.advance(1000)
-    second = fleet.machine()
+    machines.wall.advance(1000)
+    second = machines.add()
     second.lead()
     second.tick_until_idle()
-    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
+    assert sorted(each["task"] for each in machines.sent()) == ["t.minute", "t.ten"]
 
 
-def test_missed_runs_of_many_entries_are_one_line(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_missed_runs_of_many_entries_are_one_line(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """After an outage every entry has missed some: thousands of warnings would bury everything else."""
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(35)
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    leader = machines.leader()
+    machines.wall.advance(35)
     leader.tick_until_idle()
     [line] = [each.getMessage() for each in caplog.records if "missed run" in each.getMessage()]
     assert line.startswith("Election 'default': 100 missed runs of e")
@@ -150,10 +142,10 @@ def test_missed_runs_of_many_entries_are_one_line(fleet: Fleet, caplog: pytest.L
     assert leader.scheduler.counts.missed == 100
 
 
-def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None:
+def test_hundreds_that_are_due_together_are_sent_once_each(machines: Machines) -> None:
     """In batches, in few calls of the ledger, and an hour later again."""
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
-    leader = fleet.machine()
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 3600.0} for number in range(240)}
+    leader = machines.add()
     for _ in range(3):
         leader.lead()
         with (
@@ -161,20 +153,20 @@ def test_hundreds_that_are_due_together_are_sent_once_each(fleet: Fleet) -> None
             mock.patch.object(MemoryLedger, "claim", autospec=True, side_effect=MemoryLedger.claim) as claim,
         ):
             leader.tick_until_idle()
-        if messages := fleet.sent():
+        if messages := machines.sent():
             assert claim.call_count == 3
             assert len({each["id"] for each in messages}) == 240
-        fleet.wall.advance(3600)
+        machines.wall.advance(3600)
     assert leader.scheduler.counts.sent == 480
 
 
-def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) -> None:
+def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(machines: Machines) -> None:
     """A worker that stops does not send hundreds of messages first."""
-    fleet.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
-    first, second = fleet.machine(), fleet.machine()
+    machines.schedule = {f"e{number}": {"task": "t.many", "schedule": 10.0} for number in range(50)}
+    first, second = machines.add(), machines.add()
     first.lead()
     first.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     send_task = first.scheduler.app.send_task
 
     def send_and_stop(*args: Any, **kwargs: Any) -> Any:
@@ -188,48 +180,44 @@ def test_a_stop_that_comes_in_a_batch_leaves_the_rest_to_the_next(fleet: Fleet) 
         mock.patch("celery_leader.beat.leading.ENDING_TIME", 0),
     ):
         first.scheduler.tick()
-    sent = fleet.sent()
+    sent = machines.sent()
     assert len(sent) == 10
     first.resign()
     second.lead()
     second.tick_until_idle()
-    sent += fleet.sent()
+    sent += machines.sent()
     assert len(sent) == len({each["id"] for each in sent}) == 50
 
 
-def test_a_stop_that_comes_after_a_claim_leaves_it_to_nobody(fleet: Fleet) -> None:
+def test_a_stop_that_comes_after_a_claim_leaves_it_to_nobody(machines: Machines) -> None:
     """What was claimed is sent while there is trust: the next leader may come much later."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
-    claim = fleet.ledger.claim
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    machines.wall.advance(10)
+    claim = machines.ledger.claim
 
     def claim_and_stop(*args: Any) -> Any:
         leader.campaign.close_to_new_work()
         return claim(*args)
 
-    with mock.patch.object(fleet.ledger, "claim", claim_and_stop):
+    with mock.patch.object(machines.ledger, "claim", claim_and_stop):
         leader.scheduler.tick()
-    assert dues(fleet.sent()) == [10]
-    fleet.wall.advance(10)
+    assert dues(machines.sent()) == [10]
+    machines.wall.advance(10)
     with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         leader.scheduler.tick()
-    assert fleet.sent() == []
+    assert machines.sent() == []
 
 
-def test_entries_keep_their_options(fleet: Fleet) -> None:
+def test_entries_keep_their_options(machines: Machines) -> None:
     """Headers and options of the entry travel with every tick, and the entry stays as it was."""
     options = {"headers": {"mine": 1}, "priority": 3}
-    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
+    machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0, "options": options}}
+    leader = machines.leader()
     for _ in range(2):
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         leader.tick_until_idle()
-    messages = fleet.sent()
+    messages = machines.sent()
     assert [each["mine"] for each in messages] == [1, 1]
     assert len({each["id"] for each in messages}) == 2
     assert options == {"headers": {"mine": 1}, "priority": 3}

@@ -16,7 +16,7 @@ from celery import Celery
 from celery_leader.beat import leading, standalone
 from celery_leader.beat.standalone import Standalone
 from celery_leader.settings import LeaderSettings
-from tests.beat.conftest import EVERY_TEN, Fleet, dues
+from tests.beat.machines import EVERY_TEN, Machines, dues
 from tests.servers import RedisServer
 from tests.waiting import eventually
 
@@ -113,14 +113,14 @@ def test_a_signal_that_is_ignored_ends_nothing(handled: list[int], handling: Any
     assert handled == [signal.SIGTERM]
 
 
-def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], handling: Any, fleet: Fleet) -> None:
+def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], handling: Any, machines: Machines) -> None:
     """A project may open its logs anew on SIGHUP; the beat goes on, however late the tick was that it came in."""
-    fleet.schedule = {**EVERY_TEN, "other": {"task": "t.other", "schedule": 10.0}}
-    leader = fleet.machine()
+    machines.schedule = {**EVERY_TEN, "other": {"task": "t.other", "schedule": 10.0}}
+    leader = machines.add()
     leader.lead()
     leader.tick_until_idle()
     leader.scheduler._standalone = handling(leader.scheduler.cut)
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     send = leader.scheduler.app.send_task
 
     def signalled(*args: object, **kwargs: object) -> object:
@@ -133,27 +133,27 @@ def test_a_handler_that_ends_nothing_stops_no_beat(handled: list[int], handling:
     ):
         leader.scheduler.tick()
     assert handled == [signal.SIGHUP]
-    assert len(fleet.sent()) == 1, "the other run waits for the next tick: the process seemed about to end"
+    assert len(machines.sent()) == 1, "the other run waits for the next tick: the process seemed about to end"
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
-    fleet.wall.advance(10)
+    assert dues(machines.sent()) == [10]
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [20, 20]
+    assert dues(machines.sent()) == [20, 20]
 
 
 @pytest.mark.parametrize("is_connected", [True, False])
 def test_a_message_that_is_cut_stays_claimed(
-    handled: list[int], handling: Any, fleet: Fleet, redis_server: RedisServer, is_connected: bool
+    handled: list[int], handling: Any, machines: Machines, redis_server: RedisServer, is_connected: bool
 ) -> None:
     """On its way, or while the connection is made; it is sent when the broker is back, by whoever leads then."""
-    fleet.schedule, fleet.conf = EVERY_TEN, {"task_default_queue": "cut-in-time"}
-    leader = fleet.machine(broker=redis_server.url)
+    machines.schedule, machines.conf = EVERY_TEN, {"task_default_queue": "cut-in-time"}
+    leader = machines.add(broker=redis_server.url)
     leader.lead()
     leader.tick_until_idle()
     leader.scheduler._standalone = handling(leader.scheduler.cut)
     if is_connected:
         _ = leader.scheduler.producer.channel
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     redis_server.pause()
     try:
         with mock.patch.object(standalone, "PATIENCE", 0.2):
@@ -165,6 +165,6 @@ def test_a_message_that_is_cut_stays_claimed(
         redis_server.resume()
     assert handled == [signal.SIGTERM]
     assert lasted < leader.scheduler._settings.io_timeout * 0.6
-    assert not fleet.ledger._claims["ten"].sent
+    assert not machines.ledger._claims["ten"].sent
     leader.tick_until_idle()
-    assert fleet.ledger._claims["ten"].sent
+    assert machines.ledger._claims["ten"].sent

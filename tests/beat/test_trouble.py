@@ -19,12 +19,12 @@ from celery_leader.beat import publisher
 from celery_leader.beat.claims import Claims
 from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable
 from celery_leader.ledger import Claim
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, Fleet, Machine, dues
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, Machine, Machines, dues
 from tests.servers import free_port
 from tests.waiting import eventually
 
 
-def test_one_entry_that_fails_stops_no_other(fleet: Fleet) -> None:
+def test_one_entry_that_fails_stops_no_other(machines: Machines) -> None:
     """Whether its schedule, its options or its message is at fault."""
 
     class Broken(BaseSchedule):
@@ -34,24 +34,24 @@ def test_one_entry_that_fails_stops_no_other(fleet: Fleet) -> None:
     def refuse() -> None:
         raise ConnectionError("an argument that asks somebody who is away")
 
-    fleet.schedule = {
+    machines.schedule = {
         **EVERY_TEN,
         "schedule": {"task": "t.bad", "schedule": Broken()},
         "options": {"task": "t.odd", "schedule": 10.0, "options": {"leader_catch_up_window": float("inf")}},
         "arguments": {"task": "t.bad", "schedule": 10.0, "args": (BeatLazyFunc(refuse),)},
     }
-    leader = fleet.machine()
+    leader = machines.add()
     for _ in range(3):
         leader.lead()
         leader.tick_until_idle()
-        fleet.wall.advance(10)
-    assert Counter(each["task"] for each in fleet.sent()) == {"t.ten": 2, "t.odd": 2}
+        machines.wall.advance(10)
+    assert Counter(each["task"] for each in machines.sent()) == {"t.ten": 2, "t.odd": 2}
 
 
-def test_a_message_that_the_broker_refuses_stops_no_other_entry(fleet: Fleet) -> None:
+def test_a_message_that_the_broker_refuses_stops_no_other_entry(machines: Machines) -> None:
     """It stays claimed, and is tried again; the others go on."""
-    fleet.schedule = {**EVERY_TEN, "refused": {"task": "t.refused", "schedule": 10.0}}
-    leader = fleet.machine()
+    machines.schedule = {**EVERY_TEN, "refused": {"task": "t.refused", "schedule": 10.0}}
+    leader = machines.add()
     send_task = leader.scheduler.app.send_task
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -63,41 +63,39 @@ def test_a_message_that_the_broker_refuses_stops_no_other_entry(fleet: Fleet) ->
         for _ in range(4):
             leader.lead()
             leader.tick_until_idle()
-            fleet.wall.advance(10)
-    assert [each["task"] for each in fleet.sent()] == ["t.ten"] * 3
-    assert not fleet.ledger._claims["refused"].sent
+            machines.wall.advance(10)
+    assert [each["task"] for each in machines.sent()] == ["t.ten"] * 3
+    assert not machines.ledger._claims["refused"].sent
 
 
-def test_a_message_that_can_never_be_sent_holds_up_nothing(fleet: Fleet) -> None:
+def test_a_message_that_can_never_be_sent_holds_up_nothing(machines: Machines) -> None:
     """It is given up, as Celery's own beat does, and the others go on."""
-    fleet.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
-    leader = fleet.machine()
-    leader.lead()
+    machines.schedule = {"bad": {"task": "t.bad", "schedule": 10.0, "args": (object(),)}, **EVERY_TEN}
+    leader = machines.leader()
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    fleet.wall.advance(10)
-    leader.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.ten"]
-    assert fleet.ledger._claims["bad"].sent
+    assert [each["task"] for each in machines.sent()] == ["t.ten"]
+    assert machines.ledger._claims["bad"].sent
 
 
-def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_is_away_delays_ticks_and_loses_none(
+    machines: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
     """The tick stays claimed, nothing newer takes its place, and it is sent with its id. Two lines tell of it."""
     caplog.set_level(logging.INFO)
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    machines.wall.advance(10)
     with broken_broker(leader):
         leader.scheduler.tick()
-        claimed = fleet.ledger._claims["ten"]
+        claimed = machines.ledger._claims["ten"]
         assert not claimed.sent
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         assert leader.scheduler.tick() > 0
-        assert fleet.ledger._claims["ten"] == claimed
-    fleet.wall.advance(1)  # in which it was not looked at again
+        assert machines.ledger._claims["ten"] == claimed
+    machines.wall.advance(1)  # in which it was not looked at again
     leader.tick_until_idle()
-    messages = fleet.sent()
+    messages = machines.sent()
     assert messages[0]["id"] == claimed.task_id
     assert dues(messages) == [10, 20]
     told = [each.getMessage() for each in caplog.records if each.name == publisher.__name__]
@@ -107,16 +105,16 @@ def test_a_broker_that_is_away_delays_ticks_and_loses_none(fleet: Fleet, caplog:
 
 
 def test_a_broker_s_absence_is_an_error_once_a_minute(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For how long, and what follows; one line at its beginning would be silence for the rest of the night."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     now = 1000.0
     monkeypatch.setattr(leader.scheduler, "monotonic", lambda: now)
     leader.lead()
     leader.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     with broken_broker(leader):
         for _ in range(7):
             leader.scheduler.tick()
@@ -128,87 +126,81 @@ def test_a_broker_s_absence_is_an_error_once_a_minute(
     assert caplog.text.count("Message Error") == 1  # Celery's traceback, of the first
 
 
-def test_each_term_tells_of_the_broker_s_absence(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_term_tells_of_the_broker_s_absence(machines: Machines, caplog: pytest.LogCaptureFixture) -> None:
     """Another may have led in between, and the broker been back."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     for outages in (1, 2):
         leader.lead()
         leader.tick_until_idle()
-        fleet.wall.advance(10)
+        machines.wall.advance(10)
         with broken_broker(leader):
             leader.scheduler.tick()
         told = [each for each in caplog.records if each.name == publisher.__name__ and each.levelno == logging.ERROR]
         assert len(told) == outages
         leader.resign()
-        other = fleet.machine()
+        other = machines.add()
         other.lead()
         other.tick_until_idle()
         other.resign()
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
-def test_a_broker_that_can_not_be_reached_holds_nobody_up(fleet: Fleet, scheme: str) -> None:
+def test_a_broker_that_can_not_be_reached_holds_nobody_up(machines: Machines, scheme: str) -> None:
     """The stand-in for a broken broker fails the way that real ones do, and Celery would wait for them for minutes."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine(broker=f"{scheme}://127.0.0.1:{free_port()}")
+    machines.schedule = EVERY_TEN
+    leader = machines.add(broker=f"{scheme}://127.0.0.1:{free_port()}")
     leader.lead()
     leader.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     begun = time.monotonic()
     leader.scheduler.tick()
     assert time.monotonic() - begun < 5
-    assert not fleet.ledger._claims["ten"].sent
+    assert not machines.ledger._claims["ten"].sent
     assert leader.scheduler.counts.claimed == 1
     assert leader.scheduler.counts.sent == 0
 
 
-def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(fleet: Fleet) -> None:
+def test_a_silent_store_does_not_stop_a_beat_that_trusts_itself(machines: Machines) -> None:
     """It sends, and writes its claims when the store answers."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
-    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
-        fleet.wall.advance(10)
+    with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
+        machines.wall.advance(10)
         leader.tick_until_idle()
-        assert dues(fleet.sent()) == [10]
+        assert dues(machines.sent()) == [10]
     with mock.patch("celery_leader.beat.claims._ASK_AGAIN", 0):
-        eventually(lambda: leader.scheduler.tick() and fleet.ledger._claims["ten"].run_count)
-    claim = fleet.ledger._claims["ten"]
+        eventually(lambda: leader.scheduler.tick() and machines.ledger._claims["ten"].run_count)
+    claim = machines.ledger._claims["ten"]
     assert (claim.run_count, claim.sent) == (1, True)
 
 
-def test_a_beat_that_ends_asks_a_silent_store_once_more(fleet: Fleet) -> None:
+def test_a_beat_that_ends_asks_a_silent_store_once_more(machines: Machines) -> None:
     """However lately it did not answer: what is not written then the next leader can't know."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
-    fleet.wall.advance(10)
-    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+    machines.wall.advance(10)
+    with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
         leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
-    assert fleet.ledger._claims["ten"].run_count == 0
+    assert dues(machines.sent()) == [10]
+    assert machines.ledger._claims["ten"].run_count == 0
     leader.scheduler.close()
-    assert fleet.ledger._claims["ten"].run_count == 1
-    assert fleet.ledger._claims["ten"].sent
+    assert machines.ledger._claims["ten"].run_count == 1
+    assert machines.ledger._claims["ten"].sent
 
 
-def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(fleet: Fleet) -> None:
+def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(machines: Machines) -> None:
     """And no longer for one that stays away: it could not be given back there anyway."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
     assert not leader.scheduler.is_busy
     outbox = leader.scheduler._leading.outbox
     assert outbox
     silence = mock.Mock(side_effect=StoreUnavailable("no answer"))
-    fleet.wall.advance(10)
-    with mock.patch.multiple(fleet.ledger, claim=silence, confirm=silence, restore=silence):
+    machines.wall.advance(10)
+    with mock.patch.multiple(machines.ledger, claim=silence, confirm=silence, restore=silence):
         leader.tick_until_idle()
     assert leader.scheduler.is_busy
     for later, is_busy in ((2.5, True), (3.5, False)):
@@ -217,133 +209,123 @@ def test_a_lease_is_kept_for_a_store_that_was_silent_a_moment_ago(fleet: Fleet) 
     with mock.patch.object(outbox.claims, "_now", return_value=time.monotonic() + 1.5):
         leader.scheduler.tick()
         assert not leader.scheduler.is_busy
-    assert fleet.ledger._claims["ten"].sent
+    assert machines.ledger._claims["ten"].sent
 
 
-def test_a_ledger_that_lost_its_data_gets_it_back(fleet: Fleet) -> None:
+def test_a_ledger_that_lost_its_data_gets_it_back(machines: Machines) -> None:
     """From the leader that still knows."""
-    fleet.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = fleet.machine()
-    leader.lead()
+    machines.schedule = {**EVERY_TEN, "hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = machines.leader()
+    before = dict(machines.ledger._claims)
+    machines.ledger.clear()
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    before = dict(fleet.ledger._claims)
-    fleet.ledger.clear()
-    fleet.wall.advance(10)
-    leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
-    assert fleet.ledger._claims["hour"] == before["hour"]
+    assert dues(machines.sent()) == [10]
+    assert machines.ledger._claims["hour"] == before["hour"]
 
 
-def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(fleet: Fleet) -> None:
+def test_a_ledger_that_lost_its_data_is_noticed_without_a_tick(machines: Machines) -> None:
     """By a look each lease, so that an entry that is due once a day is not forgotten."""
-    fleet.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0}}
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.ledger.clear()
+    machines.schedule = {"hour": {"task": "t.hour", "schedule": 3600.0}}
+    leader = machines.leader()
+    machines.ledger.clear()
     leader.scheduler.tick()
-    assert "hour" not in fleet.ledger._claims  # no lease has passed since the last look
+    assert "hour" not in machines.ledger._claims  # no lease has passed since the last look
     later = time.monotonic() + leader.scheduler._settings.lease_duration
     with mock.patch.object(leader.scheduler, "monotonic", return_value=later):
         leader.scheduler.tick()
-    assert "hour" in fleet.ledger._claims
+    assert "hour" in machines.ledger._claims
 
 
-def test_a_ledger_that_loses_its_data_twice_stops_no_beat(fleet: Fleet) -> None:
+def test_a_ledger_that_loses_its_data_twice_stops_no_beat(machines: Machines) -> None:
     """Neither between writing back and the claim, nor for longer."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    machines.wall.advance(10)
     gone = mock.Mock(side_effect=RecordNotFound("lost again"))
-    with mock.patch.multiple(fleet.ledger, claim=gone, confirm=gone):
+    with mock.patch.multiple(machines.ledger, claim=gone, confirm=gone):
         leader.scheduler.tick()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
     leader.tick_until_idle()
-    assert fleet.ledger._claims["ten"].sent
+    assert machines.ledger._claims["ten"].sent
 
 
-def test_what_an_earlier_term_claimed_in_a_ledger_that_lost_its_data_is_sent(fleet: Fleet) -> None:
+def test_what_an_earlier_term_claimed_in_a_ledger_that_lost_its_data_is_sent(machines: Machines) -> None:
     """It may find nothing that keeps it out. What it could not send any more must not give way to a newer tick."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
+    machines.schedule = EVERY_TEN
+    leader = machines.add()
     token = leader.lead()
     leader.tick_until_idle()
-    known = fleet.ledger._claims["ten"]
-    fleet.ledger.clear()
+    known = machines.ledger._claims["ten"]
+    machines.ledger.clear()
     tick = replace(known.tick, due_at=known.tick.due_at + timedelta(seconds=5))
     claim = Claim(tick, "of the earlier term", 1, tick.due_at, known.schedule)
-    assert Claims(fleet.ledger, token - 1).claim([claim]) == [True]
-    fleet.wall.advance(10)
+    assert Claims(machines.ledger, token - 1).claim([claim]) == [True]
+    machines.wall.advance(10)
     leader.scheduler.tick()
-    assert fleet.ledger._claims["ten"] == claim
+    assert machines.ledger._claims["ten"] == claim
     leader.tick_until_idle()
-    fleet.wall.advance(5)
+    machines.wall.advance(5)
     leader.tick_until_idle()
-    messages = fleet.sent()
+    messages = machines.sent()
     assert dues(messages) == [5, 15]
     assert messages[0]["id"] == claim.task_id
 
 
-def test_whose_term_is_over_leaves_a_ledger_that_lost_its_data_to_others(fleet: Fleet) -> None:
+def test_whose_term_is_over_leaves_a_ledger_that_lost_its_data_to_others(machines: Machines) -> None:
     """Nothing there keeps it out, and what it claimed it could not send."""
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine()
-    leader.lead()
-    leader.tick_until_idle()
-    outbox, known = leader.scheduler._leading.outbox, fleet.ledger._claims["ten"]
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    outbox, known = leader.scheduler._leading.outbox, machines.ledger._claims["ten"]
     assert outbox
-    fleet.ledger.clear()
+    machines.ledger.clear()
     leader.resign()
     with pytest.raises(LeadershipLost, match="is over"):
         outbox.claim([replace(known, tick=replace(known.tick, due_at=known.tick.due_at + timedelta(seconds=5)))])
-    assert fleet.ledger._claims == {}
+    assert machines.ledger._claims == {}
 
 
-def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(fleet: Fleet) -> None:
+def test_trust_that_ends_while_a_tick_is_claimed_sends_nothing(machines: Machines) -> None:
     """Whether the ledger answered late or never: the tick is the next leader's to send."""
-    fleet.schedule = EVERY_TEN
-    first, second = fleet.machine(), fleet.machine()
+    machines.schedule = EVERY_TEN
+    first, second = machines.add(), machines.add()
     first.lead()
     first.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
 
     def too_late(*_: Any) -> None:
         first.resign()
         raise StoreUnavailable("no answer")
 
-    with mock.patch.object(fleet.ledger, "claim", too_late):
+    with mock.patch.object(machines.ledger, "claim", too_late):
         first.scheduler.tick()
-    assert fleet.sent() == []
+    assert machines.sent() == []
     second.lead()
     second.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
 
 
-def test_an_unsent_tick_of_an_unknown_entry_is_left_to_those_who_know_it(fleet: Fleet) -> None:
+def test_an_unsent_tick_of_an_unknown_entry_is_left_to_those_who_know_it(machines: Machines) -> None:
     """It holds up nothing; a deployment that is rolled back sends it."""
-    fleet.schedule = EVERY_TEN
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.schedule = EVERY_TEN
+    first = machines.leader()
+    machines.wall.advance(10)
     with broken_broker(first):
         first.scheduler.tick()
     first.resign()
-    fleet.schedule = EACH_MINUTE
-    second = fleet.machine()
+    machines.schedule = EACH_MINUTE
+    second = machines.add()
     second.lead()
     second.tick_until_idle()
-    fleet.wall.advance(60)
+    machines.wall.advance(60)
     second.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+    assert [each["task"] for each in machines.sent()] == ["t.minute"]
     second.resign()
-    fleet.schedule = EVERY_TEN
-    third = fleet.machine()
+    machines.schedule = EVERY_TEN
+    third = machines.add()
     third.lead()
     third.scheduler.tick()
-    assert dues(fleet.sent())[0] == 10
+    assert dues(machines.sent())[0] == 10
 
 
 def broken_broker(machine: Machine) -> Any:
@@ -370,12 +352,12 @@ class Away(Scheduler):
 
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_a_failure_that_lasts_is_logged_once_a_minute(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, from_the_start: bool
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, from_the_start: bool
 ) -> None:
     """With how often it came; a traceback a tick would bury everything else."""
     monkeypatch.setattr("celery_leader.beat.gate.STANDBY_WAIT", 0.001)
-    fleet.schedule = EVERY_TEN
-    leader = fleet.machine(Away)
+    machines.schedule = EVERY_TEN
+    leader = machines.add(Away)
     home: Any = leader.scheduler
     now = 1000.0
     monkeypatch.setattr(home, "monotonic", lambda: now)
@@ -392,6 +374,6 @@ def test_a_failure_that_lasts_is_logged_once_a_minute(
     assert "times before" in errors[-1]
     home.is_away = False
     leader.tick_until_idle()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]

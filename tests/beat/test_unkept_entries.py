@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.beat.conftest import EVERY_TEN, Fleet
+from tests.beat.machines import EVERY_TEN, Machines
 from tests.databases import emptied
 
 #: By store, names that it can't keep. SQLite keeps any length, but ours is one for all databases.
@@ -23,34 +23,32 @@ STORES = [
 
 
 @pytest.fixture(params=STORES)
-def names(request: pytest.FixtureRequest, fleet: Fleet, django_db_blocker: Any) -> Iterator[list[str]]:
-    """Let the fleet use each store in turn; the names that it can't keep."""
+def names(request: pytest.FixtureRequest, machines: Machines, django_db_blocker: Any) -> Iterator[list[str]]:
+    """Let the machines use each store in turn; the names that it can't keep."""
     kind, names = request.param
     with django_db_blocker.unblock():
         if kind == "redis":
-            fleet.store = request.getfixturevalue("redis_server").url
-            with redis.Redis.from_url(fleet.store) as client:
+            machines.store = request.getfixturevalue("redis_server").url
+            with redis.Redis.from_url(machines.store) as client:
                 client.flushall()
         else:
-            fleet.store = f"django-db://{emptied(request.getfixturevalue(kind))}"
+            machines.store = f"django-db://{emptied(request.getfixturevalue(kind))}"
         yield names
-        for machine in fleet.machines:
+        for machine in machines.started:
             machine.scheduler.close()
             machine.campaign.stop()
 
 
 def test_names_that_cannot_be_kept_cost_no_other_entry_its_claim(
-    fleet: Fleet, names: list[str], caplog: pytest.LogCaptureFixture
+    machines: Machines, names: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others are claimed, and the next leader goes on from there. Who is left out is named, with the cure."""
     bad = {name: {"task": "t.bad", "schedule": 10.0} for name in names}
-    fleet.schedule = {**bad, **EVERY_TEN, **{f"other {n}": {"task": "t.other", "schedule": 10.0} for n in range(7)}}
-    first = fleet.machine()
-    first.lead()
+    machines.schedule = {**bad, **EVERY_TEN, **{f"other {n}": {"task": "t.other", "schedule": 10.0} for n in range(7)}}
+    first = machines.leader()
+    machines.wall.advance(10)
     first.tick_until_idle()
-    fleet.wall.advance(10)
-    first.tick_until_idle()
-    assert sorted(each["task"] for each in fleet.sent()) == ["t.other"] * 7 + ["t.ten"]
+    assert sorted(each["task"] for each in machines.sent()) == ["t.other"] * 7 + ["t.ten"]
     (told,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
     assert f"{len(names)} of this schedule's entries" in told
     assert "Rename" in told
@@ -63,13 +61,11 @@ def test_names_that_cannot_be_kept_cost_no_other_entry_its_claim(
 
 
 def test_entries_that_are_left_out_are_named_again(
-    fleet: Fleet, names: list[str], caplog: pytest.LogCaptureFixture
+    machines: Machines, names: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Once a minute, for as long as nothing is done about it."""
-    fleet.schedule = {names[0]: {"task": "t.bad", "schedule": 10.0}, **EVERY_TEN}
-    first = fleet.machine()
-    first.lead()
-    first.tick_until_idle()
+    machines.schedule = {names[0]: {"task": "t.bad", "schedule": 10.0}, **EVERY_TEN}
+    first = machines.leader()
     claims = first.scheduler._leading.outbox.claims  # type: ignore[union-attr]
     now = claims._now()
     for later, times in ((1.0, 1), (59.0, 1), (61.0, 2), (62.0, 2), (122.0, 3)):

@@ -4,7 +4,7 @@
 
 quick: of the tests marked so, the cases that together meet every value of every parameter once. The others are a Latin
 square over parameters and version sets: neighbours run on different versions, and so do whole tests without
-parameters, in turns. Those that may take longest begin first: one that begins last would run alone in the end.
+parameters, in turns.
 """
 
 from __future__ import annotations
@@ -37,13 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         share |= zip(of_test, shares_of(place, numbers, is_quick=is_quick), strict=True)
     wanted = config.getoption("--share")
     config.hook.pytest_deselected(items=[item for item in items if share[item] != wanted])
-    items[:] = sorted((item for item in items if share[item] == wanted), key=longest, reverse=True)
-
-
-def longest(item: pytest.Item) -> float:
-    """Return how many seconds a case may take."""
-    marker = item.get_closest_marker("timeout")
-    return float(marker.args[0]) if marker else 0.0
+    items[:] = [item for item in items if share[item] == wanted]
 
 
 def parameters_of(item: pytest.Item) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.fleet import LEASE, LONGEST_TAKEOVER, PERIODS, Fleet, Stream
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 TIMES = 5
 #: How long a leader is paused at most, in seconds.

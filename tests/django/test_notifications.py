@@ -171,7 +171,7 @@ def test_a_hanging_server_holds_nobody(
     pg: str, postgres_server: PostgresServer, backend_of: Callable[..., Any]
 ) -> None:
     """Neither a wait nor the end of one that listens, nor of one that is only about to."""
-    backend = backend_of(pg, timeout=1)
+    backend = backend_of(pg, timeout=3)
     listening, late = backend.lock(), backend.lock()
     listening.create(sample_record())
     follow(pg, listening)
@@ -183,7 +183,7 @@ def test_a_hanging_server_holds_nobody(
         assert time.monotonic() - begun < 1
         listening.close()
         late.close()
-        eventually(lambda: not listening_threads(), 5)
+        eventually(lambda: not listening_threads(), 15)
     finally:
         postgres_server.resume()
 

@@ -16,7 +16,7 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import OperationalError, connection, connections
 
-from tests.beat.conftest import Fleet, Machine
+from tests.beat.machines import Machine, Machines
 from tests.servers import PostgresServer
 
 
@@ -71,35 +71,35 @@ def database(request: pytest.FixtureRequest, django_db_blocker: Any) -> Iterator
 
 
 @pytest.fixture
-def dcb(database: dict[str, Any], fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> DatabaseFleet:
+def dcb(database: dict[str, Any], machines: Machines, monkeypatch: pytest.MonkeyPatch) -> DatabaseMachines:
     """Machines with django-celery-beat's scheduler on one database."""
     from django.utils import timezone
     from django_celery_beat.schedulers import ModelEntry
     from django_celery_beat.tzcrontab import TzAwareCrontab
 
-    monkeypatch.setattr(timezone, "now", lambda: fleet.wall.now)
-    monkeypatch.setattr(ModelEntry, "_default_now", lambda entry: fleet.wall.now.astimezone(entry.app.timezone))
-    monkeypatch.setattr(TzAwareCrontab, "nowfunc", lambda crontab: fleet.wall.now.astimezone(crontab.tz))
-    return DatabaseFleet(fleet)
+    monkeypatch.setattr(timezone, "now", lambda: machines.wall.now)
+    monkeypatch.setattr(ModelEntry, "_default_now", lambda entry: machines.wall.now.astimezone(entry.app.timezone))
+    monkeypatch.setattr(TzAwareCrontab, "nowfunc", lambda crontab: machines.wall.now.astimezone(crontab.tz))
+    return DatabaseMachines(machines)
 
 
-class DatabaseFleet:
+class DatabaseMachines:
     """Machines whose schedule is in a database."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        """Give the machines of *fleet* that schedule."""
-        self.fleet = fleet
-        fleet.conf["result_expires"] = None  # or each schedule has an entry of Celery's own
+    def __init__(self, machines: Machines) -> None:
+        """Give *machines* that schedule."""
+        self.machines = machines
+        machines.conf["result_expires"] = None  # or each schedule has an entry of Celery's own
 
     def machine(self) -> Machine:
         """Start one more."""
-        machine = self.fleet.machine("django_celery_beat.schedulers:DatabaseScheduler")
+        machine = self.machines.add("django_celery_beat.schedulers:DatabaseScheduler")
         machine.scheduler.app.set_current()  # whose clock the entries that the base makes look at
         return machine
 
     def leader(self) -> Machine:
         """Start one more, which leads instead of whoever led."""
-        return self.fleet.take_over(self.machine())
+        return self.machines.take_over(self.machine())
 
     def add(self, name: str, **fields: Any) -> Any:
         """Create an entry as the admin does; every ten seconds unless *fields* say else."""

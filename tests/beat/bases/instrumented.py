@@ -99,15 +99,15 @@ def main(program: str, when: str, redbeat_url: str = "") -> None:
     if when == "before":
         seen = instrument()
     from celery_leader.beat.scheduler import leader_scheduler
-    from tests.beat.conftest import Fleet
+    from tests.beat.machines import Machines
 
     base = "redbeat.RedBeatScheduler" if redbeat_url else "celery.beat:Scheduler"
     leader_scheduler(base)
     if when == "after":
         seen = instrument()
-    fleet = Fleet(store="memory://instrumented", conf={"redbeat_redis_url": redbeat_url, "result_expires": None})
-    fleet.schedule = {f"entry {number}": {"task": "t.known", "schedule": 60.0} for number in range(ENTRIES)}
-    leader = fleet.machine(base)
+    machines = Machines(store="memory://instrumented", conf={"redbeat_redis_url": redbeat_url, "result_expires": None})
+    machines.schedule = {f"entry {number}": {"task": "t.known", "schedule": 60.0} for number in range(ENTRIES)}
+    leader = machines.add(base)
     leader.scheduler.app.set_current()  # whose clock schedules from Redis look at
 
     @leader.scheduler.app.task(name="t.known")
@@ -116,13 +116,13 @@ def main(program: str, when: str, redbeat_url: str = "") -> None:
 
     leader.lead()
     leader.tick_until_idle()
-    assert fleet.sent() == []
-    with mock.patch.object(fleet.ledger, "claim", side_effect=fleet.ledger.claim) as claim:
+    assert machines.sent() == []
+    with mock.patch.object(machines.ledger, "claim", side_effect=machines.ledger.claim) as claim:
         for _ in range(ROUNDS):
-            fleet.wall.advance(60)
+            machines.wall.advance(60)
             leader.lead()
             leader.tick_until_idle()
-    sent = fleet.sent()
+    sent = machines.sent()
     found = {"sent": len(sent), "ids of messages": sorted(each["id"] for each in sent), "claims": claim.call_count}
     found["headers"] = [{name: each.get(name) for name in ("sentry-trace", "traceparent")} for each in sent]
     found["check-ins"] = sorted(each["sentry-monitor-check-in-id"] for each in sent if "sentry-monitor-slug" in each)

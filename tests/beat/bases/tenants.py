@@ -46,26 +46,21 @@ def main(database: str) -> None:
     prepare(json.loads(database))
     from tenant_schemas_celery.app import CeleryApp
 
-    from tests.beat import conftest
+    from tests.beat import machines as module
 
-    fleet = conftest.Fleet(store="memory://tenants")
-    fleet.schedule = {"ten": {"task": "t.ten", "schedule": 10.0}}
+    machines = module.Machines(store="memory://tenants")
+    machines.schedule = {"ten": {"task": "t.ten", "schedule": 10.0}}
     sent: list[list[tuple[str, str]]] = []
 
     def lead() -> Any:
-        for machine in fleet.machines:
-            machine.resign()
-        with mock.patch.object(conftest, "Celery", CeleryApp):
-            leader = fleet.machine("tenant_schemas_celery.scheduler:TenantAwareScheduler")
-        leader.lead()
-        leader.tick_until_idle()
-        return leader
+        with mock.patch.object(module, "Celery", CeleryApp):
+            return machines.leader("tenant_schemas_celery.scheduler:TenantAwareScheduler")
 
     def take() -> None:
-        sent.append([(each["_schema_name"], each["id"]) for each in fleet.sent()])
+        sent.append([(each["_schema_name"], each["id"]) for each in machines.sent()])
 
     first = lead()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     send_task, calls = first.scheduler.app.send_task, iter(range(100))
 
     def fail_at_the_second(*args: Any, **kwargs: Any) -> Any:
@@ -78,7 +73,7 @@ def main(database: str) -> None:
     take()
     lead()
     take()
-    print(json.dumps({"sent": sent, "runs": fleet.ledger._claims["ten@__all_tenants_only__"].run_count}))  # noqa: T201
+    print(json.dumps({"sent": sent, "runs": machines.ledger._claims["ten@__all_tenants_only__"].run_count}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -8,54 +8,54 @@ from unittest import mock
 import pytest
 
 from tests.beat.bases.conftest import (
-    DatabaseFleet,
+    DatabaseMachines,
     crontab,
     dies_before_writing,
     names,
     no_updates,
     on_each_database,
 )
-from tests.beat.conftest import dues
+from tests.beat.machines import dues
 
 pytestmark = pytest.mark.bases
 
 
 @on_each_database
-def test_the_admin_shows_what_ran(dcb: DatabaseFleet) -> None:
+def test_the_admin_shows_what_ran(dcb: DatabaseMachines) -> None:
     """As soon as it was sent: the time and the count."""
     dcb.add("ten")
     leader = dcb.leader()
     assert dcb.ran("ten") == (None, 0)
     for count in (1, 2, 3):
-        (headers,) = dcb.fleet.after(leader, 10)
+        (headers,) = dcb.machines.after(leader, 10)
         assert (dues([headers]), headers["periodic_task_name"]) == ([10 * count], "ten")
-        assert dcb.ran("ten") == (dcb.fleet.wall.now, count)
+        assert dcb.ran("ten") == (dcb.machines.wall.now, count)
 
 
-def test_what_is_written_is_no_edit(dcb: DatabaseFleet) -> None:
+def test_what_is_written_is_no_edit(dcb: DatabaseMachines) -> None:
     """Or each run would have all beats read the whole schedule again."""
     from django_celery_beat.models import PeriodicTasks
 
     dcb.add("ten")
     leader = dcb.leader()
     before = (PeriodicTasks.last_change(), dcb.row("ten").date_changed)
-    assert names(dcb.fleet.after(leader, 10)) == ["ten"]
+    assert names(dcb.machines.after(leader, 10)) == ["ten"]
     assert (PeriodicTasks.last_change(), dcb.row("ten").date_changed) == before
 
 
 @on_each_database
-def test_a_deposed_leader_writes_nothing_more(dcb: DatabaseFleet) -> None:
+def test_a_deposed_leader_writes_nothing_more(dcb: DatabaseMachines) -> None:
     """What it could not write while it led is older than what its successor wrote."""
     dcb.add("ten")
     old = dcb.leader()
-    dcb.fleet.wall.advance(10)
+    dcb.machines.wall.advance(10)
     with no_updates():
         old.tick_until_idle()
     assert old.scheduler._dirty == {"ten"}
     new = dcb.leader()
-    assert len(dcb.fleet.after(new, 10)) == 2
+    assert len(dcb.machines.after(new, 10)) == 2
     before = dcb.tables()
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 2)
+    assert dcb.ran("ten") == (dcb.machines.wall.now, 2)
     old.scheduler.sync()
     with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         old.scheduler.tick()
@@ -64,18 +64,18 @@ def test_a_deposed_leader_writes_nothing_more(dcb: DatabaseFleet) -> None:
     assert dcb.tables() == before
 
 
-def test_what_could_not_be_written_is_written_later(dcb: DatabaseFleet) -> None:
+def test_what_could_not_be_written_is_written_later(dcb: DatabaseMachines) -> None:
     """A database that refuses a write stops no tick."""
     dcb.add("ten")
     leader = dcb.leader()
     with no_updates():
-        assert names(dcb.fleet.after(leader, 10)) == ["ten"]
+        assert names(dcb.machines.after(leader, 10)) == ["ten"]
     assert dcb.ran("ten") == (None, 0)
     leader.tick_until_idle()
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 1)
+    assert dcb.ran("ten") == (dcb.machines.wall.now, 1)
 
 
-def test_a_worker_that_is_to_end_writes_what_it_sent(dcb: DatabaseFleet) -> None:
+def test_a_worker_that_is_to_end_writes_what_it_sent(dcb: DatabaseMachines) -> None:
     """It may begin nothing new, and has the lease until the tick is over."""
     dcb.add("ten")
     leader = dcb.leader()
@@ -85,65 +85,65 @@ def test_a_worker_that_is_to_end_writes_what_it_sent(dcb: DatabaseFleet) -> None
         leader.campaign.close_to_new_work()
         return send_task(*args, **kwargs)
 
-    dcb.fleet.wall.advance(10)
+    dcb.machines.wall.advance(10)
     with mock.patch.object(app, "send_task", send_and_end):
         leader.scheduler.tick()
-    assert names(dcb.fleet.sent()) == ["ten"]
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 1)
+    assert names(dcb.machines.sent()) == ["ten"]
+    assert dcb.ran("ten") == (dcb.machines.wall.now, 1)
 
 
-def test_a_run_that_was_never_written_is_not_run_again(dcb: DatabaseFleet) -> None:
+def test_a_run_that_was_never_written_is_not_run_again(dcb: DatabaseMachines) -> None:
     """The ledger knows it; the database, which does not, is told by the next leader."""
     dcb.add("ten")
     dcb.add("minute", crontab=crontab())
     first = dcb.leader()
-    dcb.fleet.wall.advance(30)
+    dcb.machines.wall.advance(30)
     dies_before_writing(first)
-    assert sorted(names(dcb.fleet.sent())) == ["minute", "ten"]
+    assert sorted(names(dcb.machines.sent())) == ["minute", "ten"]
     assert dcb.ran("ten") == dcb.ran("minute") == (None, 0)
-    ran_at = dcb.fleet.wall.now
-    dcb.fleet.wall.advance(5)
+    ran_at = dcb.machines.wall.now
+    dcb.machines.wall.advance(5)
     second = dcb.leader()
-    assert dcb.fleet.sent() == []
+    assert dcb.machines.sent() == []
     assert dcb.ran("ten") == dcb.ran("minute") == (ran_at, 1)
-    assert dues(dcb.fleet.after(second, 5)) == [40]
+    assert dues(dcb.machines.after(second, 5)) == [40]
 
 
-def test_the_next_leader_goes_on_where_the_last_one_stopped(dcb: DatabaseFleet) -> None:
+def test_the_next_leader_goes_on_where_the_last_one_stopped(dcb: DatabaseMachines) -> None:
     """Entries that ran, and entries that wait for their first run."""
     dcb.add("ten")
     dcb.add("minute", crontab=crontab())
     first = dcb.leader()
-    assert names(dcb.fleet.after(first, 25)) == ["ten"]
+    assert names(dcb.machines.after(first, 25)) == ["ten"]
     second = dcb.leader()
-    assert dcb.fleet.sent() == []
-    assert names(dcb.fleet.after(second, 5)) == ["minute"]
+    assert dcb.machines.sent() == []
+    assert names(dcb.machines.after(second, 5)) == ["minute"]
     third = dcb.leader()
-    assert dues(dcb.fleet.after(third, 5)) == [35]
+    assert dues(dcb.machines.after(third, 5)) == [35]
 
 
-def test_last_runs_in_the_future_are_mended_as_the_how_to_says(dcb: DatabaseFleet) -> None:
+def test_last_runs_in_the_future_are_mended_as_the_how_to_says(dcb: DatabaseMachines) -> None:
     """In the ledger and in the admin's table: an entry that the ledger does not know counts from there."""
     from django_celery_beat.models import PeriodicTask
 
     dcb.add("e")
     first = dcb.leader()
-    assert len(dcb.fleet.after(first, 86_400 * 365)) == 1
+    assert len(dcb.machines.after(first, 86_400 * 365)) == 1
     first.resign()
-    dcb.fleet.wall.advance(-86_400 * 365)
-    del dcb.fleet.ledger._claims["e"]
-    PeriodicTask.objects.filter(last_run_at__gt=dcb.fleet.wall.now).update(last_run_at=None)
-    assert len(dcb.fleet.after(dcb.leader(), 10)) == 1
+    dcb.machines.wall.advance(-86_400 * 365)
+    del dcb.machines.ledger._claims["e"]
+    PeriodicTask.objects.filter(last_run_at__gt=dcb.machines.wall.now).update(last_run_at=None)
+    assert len(dcb.machines.after(dcb.leader(), 10)) == 1
 
 
-def leader_of(dcb: DatabaseFleet, base: Any) -> Any:
+def leader_of(dcb: DatabaseMachines, base: Any) -> Any:
     """Start a machine that leads by a scheduler of the project's own."""
-    machine = dcb.fleet.machine(base)
+    machine = dcb.machines.add(base)
     machine.scheduler.app.set_current()
-    return dcb.fleet.take_over(machine)
+    return dcb.machines.take_over(machine)
 
 
-def test_a_project_s_own_sync_is_called(dcb: DatabaseFleet) -> None:
+def test_a_project_s_own_sync_is_called(dcb: DatabaseMachines) -> None:
     """As often as by its own beat; last runs are there by then."""
     from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -157,13 +157,13 @@ def test_a_project_s_own_sync_is_called(dcb: DatabaseFleet) -> None:
     dcb.add("ten")
     leader = leader_of(dcb, Own)
     seen.clear()
-    dcb.fleet.after(leader, 10)
+    dcb.machines.after(leader, 10)
     leader.scheduler._do_sync()
     leader.scheduler.close()
     assert seen == [1, 1]
 
 
-def test_a_project_s_own_entries_are_saved_one_by_one(dcb: DatabaseFleet) -> None:
+def test_a_project_s_own_entries_are_saved_one_by_one(dcb: DatabaseMachines) -> None:
     """Once for many runs, as by its own beat: each save may take a while, or leave a trace."""
     from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
 
@@ -182,14 +182,14 @@ def test_a_project_s_own_entries_are_saved_one_by_one(dcb: DatabaseFleet) -> Non
     leader = leader_of(dcb, Own)
     leader.scheduler._do_sync()
     for _ in range(3):
-        assert len(dcb.fleet.after(leader, 10)) == 2
+        assert len(dcb.machines.after(leader, 10)) == 2
     assert saved == []
     leader.scheduler._do_sync()
     assert sorted(saved) == [("ten", 3), ("too", 3)]
-    assert dcb.ran("ten") == (dcb.fleet.wall.now, 3)
+    assert dcb.ran("ten") == (dcb.machines.wall.now, 3)
 
 
-def test_receivers_of_saved_entries_are_told(dcb: DatabaseFleet) -> None:
+def test_receivers_of_saved_entries_are_told(dcb: DatabaseMachines) -> None:
     """An audit log, say."""
     from django.db.models.signals import post_save
     from django_celery_beat.models import PeriodicTask
@@ -204,7 +204,7 @@ def test_receivers_of_saved_entries_are_told(dcb: DatabaseFleet) -> None:
     try:
         leader = dcb.leader()
         leader.scheduler._do_sync()
-        dcb.fleet.after(leader, 10)
+        dcb.machines.after(leader, 10)
         leader.scheduler._do_sync()
     finally:
         post_save.disconnect(note, sender=PeriodicTask)

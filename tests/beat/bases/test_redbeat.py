@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery.signals import beat_init
 
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, START, Machine, Machines, dues
 from tests.beat.test_trouble import broken_broker
 from tests.servers import RedisServer
 from tests.waiting import eventually
@@ -20,33 +20,33 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.bases, pytest.mark.redis]
 
 
-class RedBeatFleet:
+class RedBeatMachines:
     """Machines whose schedule is in one Redis."""
 
-    def __init__(self, fleet: Fleet, url: str) -> None:
-        """Give the machines of *fleet* that schedule; failed calls are not tried again for long."""
-        self.fleet = fleet
+    def __init__(self, machines: Machines, url: str) -> None:
+        """Give *machines* that schedule; failed calls are not tried again for long."""
+        self.machines = machines
         self.client = redis.Redis.from_url(url, decode_responses=True)
-        fleet.conf["redbeat_redis_url"] = url
-        fleet.conf["redbeat_redis_options"] = {"socket_timeout": 1, "retry": redis.retry.Retry(_no_backoff(), 0)}
-        fleet.conf["beat_max_loop_interval"] = 5
-        fleet.conf["result_expires"] = None  # or there is an entry of Celery's own
+        machines.conf["redbeat_redis_url"] = url
+        machines.conf["redbeat_redis_options"] = {"socket_timeout": 1, "retry": redis.retry.Retry(_no_backoff(), 0)}
+        machines.conf["beat_max_loop_interval"] = 5
+        machines.conf["result_expires"] = None  # or there is an entry of Celery's own
 
     def machine(self) -> Machine:
         """Start one more."""
-        machine = self.fleet.machine("redbeat.RedBeatScheduler")
+        machine = self.machines.add("redbeat.RedBeatScheduler")
         machine.scheduler.app.set_current()  # whose clock schedules from Redis look at
         return machine
 
     def leader(self) -> Machine:
         """Start one more, which leads instead of whoever led."""
-        return self.fleet.take_over(self.machine())
+        return self.machines.take_over(self.machine())
 
     def entry(self, name: str) -> Any:
         """Return an entry as it is in Redis."""
         from redbeat import RedBeatSchedulerEntry
 
-        app = self.fleet.machines[0].scheduler.app
+        app = self.machines.started[0].scheduler.app
         return RedBeatSchedulerEntry.from_key(RedBeatSchedulerEntry.generate_key(app, name), app=app)
 
     def everything(self) -> dict[str, Any]:
@@ -61,35 +61,35 @@ def _no_backoff() -> Any:
 
 
 @pytest.fixture
-def redbeat(fleet: Fleet, redis_server: RedisServer) -> Iterator[RedBeatFleet]:
+def redbeat(machines: Machines, redis_server: RedisServer) -> Iterator[RedBeatMachines]:
     """Machines with RedBeat on an empty Redis."""
-    made = RedBeatFleet(fleet, redis_server.url.removesuffix("0") + "9")
+    made = RedBeatMachines(machines, redis_server.url.removesuffix("0") + "9")
     made.client.flushdb()
     yield made
     made.client.close()
 
 
-def test_due_entries_are_sent_once_over_a_handover(redbeat: RedBeatFleet) -> None:
+def test_due_entries_are_sent_once_over_a_handover(redbeat: RedBeatMachines) -> None:
     """RedBeat's store and the ledger agree on when they ran, and how often."""
-    redbeat.fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    redbeat.machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
     first = redbeat.leader()
-    assert redbeat.fleet.sent() == []
-    assert dues(redbeat.fleet.after(first, 10)) == [10]
+    assert redbeat.machines.sent() == []
+    assert dues(redbeat.machines.after(first, 10)) == [10]
     second = redbeat.leader()
-    assert redbeat.fleet.sent() == []
-    assert dues(redbeat.fleet.after(second, 10)) == [20]
-    assert sorted(each["task"] for each in redbeat.fleet.after(second, 10)) == ["t.minute", "t.ten"]
-    claims = redbeat.fleet.ledger._claims
+    assert redbeat.machines.sent() == []
+    assert dues(redbeat.machines.after(second, 10)) == [20]
+    assert sorted(each["task"] for each in redbeat.machines.after(second, 10)) == ["t.minute", "t.ten"]
+    claims = redbeat.machines.ledger._claims
     for name, count in (("ten", 3), ("minute", 1)):
         entry = redbeat.entry(name)
-        assert (entry.last_run_at, entry.total_run_count) == (redbeat.fleet.wall.now, count)
-        assert (claims[name].claimed_at, claims[name].run_count) == (redbeat.fleet.wall.now, count)
+        assert (entry.last_run_at, entry.total_run_count) == (redbeat.machines.wall.now, count)
+        assert (claims[name].claimed_at, claims[name].run_count) == (redbeat.machines.wall.now, count)
 
 
 @pytest.mark.parametrize("has_run", [False, True])
 @pytest.mark.parametrize("moment", ["before send", "before confirm", "before note"])
 def test_a_leader_that_dies_on_a_tick_neither_loses_nor_doubles_it(
-    redbeat: RedBeatFleet, moment: str, has_run: bool
+    redbeat: RedBeatMachines, moment: str, has_run: bool
 ) -> None:
     """RedBeat's own note comes last; an entry that never ran has none, and would be due at once again."""
     from celery.schedules import schedule
@@ -101,31 +101,31 @@ def test_a_leader_that_dies_on_a_tick_neither_loses_nor_doubles_it(
     entry.save()
     place = {
         "before send": (first.scheduler.app, "send_task"),
-        "before confirm": (redbeat.fleet.ledger, "confirm"),
+        "before confirm": (redbeat.machines.ledger, "confirm"),
         "before note": (RedBeatSchedulerEntry, "next"),
     }[moment]
     with mock.patch.object(*place, side_effect=SystemExit), pytest.raises(SystemExit):
         first.scheduler.tick()
-    claimed = redbeat.fleet.ledger._claims["ten"]
+    claimed = redbeat.machines.ledger._claims["ten"]
     assert (claimed.tick.due_at, claimed.run_count) == (START, 1)
-    sent = redbeat.fleet.sent()
-    redbeat.fleet.wall.advance(3)
+    sent = redbeat.machines.sent()
+    redbeat.machines.wall.advance(3)
     second = redbeat.leader()
-    sent += redbeat.fleet.sent()
+    sent += redbeat.machines.sent()
     assert {each["id"] for each in sent} == {claimed.task_id}
     assert len(sent) == (2 if moment == "before confirm" else 1)  # sent again with its id, not knowing better
     assert redbeat.entry("ten").last_run_at == claimed.claimed_at
-    (headers,) = redbeat.fleet.after(second, 7)
+    (headers,) = redbeat.machines.after(second, 7)
     assert dues([headers]) == [10]
     assert redbeat.entry("ten").total_run_count == 2
 
 
-def test_a_standby_touches_no_schedule(redbeat: RedBeatFleet) -> None:
+def test_a_standby_touches_no_schedule(redbeat: RedBeatMachines) -> None:
     """Its own may be another: of a newer release, or of an older one."""
-    redbeat.fleet.schedule = EVERY_TEN
+    redbeat.machines.schedule = EVERY_TEN
     redbeat.leader()
     before = redbeat.everything()
-    redbeat.fleet.schedule = EACH_MINUTE
+    redbeat.machines.schedule = EACH_MINUTE
     with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
         standby = redbeat.machine()
         standby.scheduler.tick()
@@ -134,9 +134,9 @@ def test_a_standby_touches_no_schedule(redbeat: RedBeatFleet) -> None:
     assert redbeat.everything() == before
 
 
-def test_its_own_lock_is_off(redbeat: RedBeatFleet) -> None:
+def test_its_own_lock_is_off(redbeat: RedBeatMachines) -> None:
     """Whatever the settings say: it would have standbys block at their start, and a beat end that lost it."""
-    redbeat.fleet.conf["redbeat_lock_key"] = "redbeat:lock"
+    redbeat.machines.conf["redbeat_lock_key"] = "redbeat:lock"
     leader = redbeat.leader()
     answers = beat_init.send(sender=mock.Mock(scheduler=leader.scheduler))
     assert [answer for _, answer in answers if answer is not None] == []
@@ -145,11 +145,11 @@ def test_its_own_lock_is_off(redbeat: RedBeatFleet) -> None:
     assert not [key for key in redbeat.client.scan_iter() if "lock" in key]
 
 
-def test_a_redis_that_is_away_ends_no_beat(redbeat: RedBeatFleet) -> None:
+def test_a_redis_that_is_away_ends_no_beat(redbeat: RedBeatMachines) -> None:
     """Neither at a takeover nor in the midst of a term; when it is back, what became due is sent once."""
     with RedisServer() as server:
-        theirs = RedBeatFleet(redbeat.fleet, server.url)
-        theirs.fleet.schedule = EVERY_TEN
+        theirs = RedBeatMachines(redbeat.machines, server.url)
+        theirs.machines.schedule = EVERY_TEN
         server.kill()
         leader = theirs.machine()
         leader.lead()
@@ -158,40 +158,40 @@ def test_a_redis_that_is_away_ends_no_beat(redbeat: RedBeatFleet) -> None:
             server.start()
             eventually(lambda: leader.scheduler.tick() > 0)
         server.kill()
-        theirs.fleet.wall.advance(10)
+        theirs.machines.wall.advance(10)
         assert leader.scheduler.tick() > 0
-        assert theirs.fleet.sent() == []
+        assert theirs.machines.sent() == []
         server.start()
         eventually(lambda: leader.scheduler.tick() > 0)
         leader.tick_until_idle()
-        assert dues(theirs.fleet.sent()) == [10]
+        assert dues(theirs.machines.sent()) == [10]
         theirs.client.close()
 
 
-def test_a_broker_that_is_away_delays_ticks_and_loses_none(redbeat: RedBeatFleet) -> None:
+def test_a_broker_that_is_away_delays_ticks_and_loses_none(redbeat: RedBeatMachines) -> None:
     """RedBeat alone would have noted the run, and sent nothing."""
-    redbeat.fleet.schedule = EVERY_TEN
+    redbeat.machines.schedule = EVERY_TEN
     leader = redbeat.leader()
-    redbeat.fleet.wall.advance(10)
+    redbeat.machines.wall.advance(10)
     with broken_broker(leader):
         leader.scheduler.tick()
-        redbeat.fleet.wall.advance(10)
+        redbeat.machines.wall.advance(10)
         leader.scheduler.tick()
-    assert dues(redbeat.fleet.after(leader, 0)) == [10, 20]
+    assert dues(redbeat.machines.after(leader, 0)) == [10, 20]
 
 
-def test_missed_runs_are_made_up_for_at_once(redbeat: RedBeatFleet) -> None:
+def test_missed_runs_are_made_up_for_at_once(redbeat: RedBeatMachines) -> None:
     """With the policy "all"; RedBeat counts from when a run was sent, and would never catch up."""
-    redbeat.fleet.schedule = {"ten": {**EVERY_TEN["ten"], "options": {"leader_catch_up": "all"}}}
+    redbeat.machines.schedule = {"ten": {**EVERY_TEN["ten"], "options": {"leader_catch_up": "all"}}}
     first = redbeat.leader()
     first.resign()
-    redbeat.fleet.wall.advance(35)
+    redbeat.machines.wall.advance(35)
     second = redbeat.leader()
-    assert dues(redbeat.fleet.after(second, 0)) == [10, 20, 30]
-    assert dues(redbeat.fleet.after(second, 5)) == [40]
+    assert dues(redbeat.machines.after(second, 0)) == [10, 20, 30]
+    assert dues(redbeat.machines.after(second, 5)) == [40]
 
 
-def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatFleet) -> None:
+def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatMachines) -> None:
     """By RedBeat's own ways; claims of those that went long ago go, too."""
     from celery.schedules import schedule
     from redbeat import RedBeatSchedulerEntry
@@ -200,26 +200,26 @@ def test_entries_come_and_go_while_somebody_leads(redbeat: RedBeatFleet) -> None
     app = leader.scheduler.app
     for name in ("new", "kept"):
         RedBeatSchedulerEntry(name, f"t.{name}", schedule(20), last_run_at=START, app=app).save()
-    assert redbeat.fleet.after(leader, 19) == []
-    assert sorted(each["task"] for each in redbeat.fleet.after(leader, 1)) == ["t.kept", "t.new"]
+    assert redbeat.machines.after(leader, 19) == []
+    assert sorted(each["task"] for each in redbeat.machines.after(leader, 1)) == ["t.kept", "t.new"]
     redbeat.entry("new").delete()
     kept = redbeat.entry("kept")
     kept.enabled = False
     kept.save()
-    assert redbeat.fleet.after(leader, 60) == []
+    assert redbeat.machines.after(leader, 60) == []
     kept.enabled = True
     kept.save()
-    assert redbeat.fleet.ledger._claims.keys() == {"new", "kept"}
-    redbeat.fleet.wall.now += timedelta(days=8)
+    assert redbeat.machines.ledger._claims.keys() == {"new", "kept"}
+    redbeat.machines.wall.now += timedelta(days=8)
     redbeat.leader()
-    assert redbeat.fleet.ledger._claims.keys() == {"kept"}
-    assert [each["task"] for each in redbeat.fleet.sent()] == ["t.kept"]
+    assert redbeat.machines.ledger._claims.keys() == {"kept"}
+    assert [each["task"] for each in redbeat.machines.sent()] == ["t.kept"]
 
 
-def test_a_message_is_told_of_once(redbeat: RedBeatFleet, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_is_told_of_once(redbeat: RedBeatMachines, caplog: pytest.LogCaptureFixture) -> None:
     """By RedBeat, with the id of its message; and when it is sent again."""
     caplog.set_level(logging.DEBUG, "celery.beat")
-    redbeat.fleet.schedule = EVERY_TEN
+    redbeat.machines.schedule = EVERY_TEN
     leader = redbeat.leader()
 
     def told() -> list[str]:
@@ -228,13 +228,13 @@ def test_a_message_is_told_of_once(redbeat: RedBeatFleet, caplog: pytest.LogCapt
         return [line for line in found if "ten" in line and "Stored" not in line]
 
     told()
-    (headers,) = redbeat.fleet.after(leader, 10)
+    (headers,) = redbeat.machines.after(leader, 10)
     assert told() == ["Scheduler: Sending due task ten (t.ten)", f"Scheduler: t.ten sent. id->{headers['id']}"]
-    redbeat.fleet.wall.advance(10)
+    redbeat.machines.wall.advance(10)
     with broken_broker(leader):
         leader.scheduler.tick()
     sending, failed = told()
     assert sending == "Scheduler: Sending due task ten (t.ten)"
     assert failed.startswith("Scheduler: Message Error: Couldn't apply scheduled task ten: [Errno 111]")
-    assert len(redbeat.fleet.after(leader, 0)) == 1
+    assert len(redbeat.machines.after(leader, 0)) == 1
     assert told() == ["Scheduler: Sending due task ten (t.ten)"]

@@ -13,8 +13,8 @@ from unittest import mock
 import pytest
 
 from celery_leader.beat.embedded import EmbeddedBeat
-from tests.beat.conftest import EACH_MINUTE, EVERY_TEN, START, Fleet, Machine, dues
-from tests.chaos.fleet import Fleet as Workers
+from tests.beat.machines import EACH_MINUTE, EVERY_TEN, START, Machine, Machines, dues
+from tests.chaos.fleet import Fleet
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.bases
@@ -23,23 +23,23 @@ BASE = "sqlalchemy_celery_beat.schedulers:DatabaseScheduler"
 
 
 @pytest.fixture
-def path(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The database, at whose clock its entries look."""
     from sqlalchemy_celery_beat.schedulers import ModelEntry, session_manager
 
     monkeypatch.setattr(session_manager, "prepared", False)  # else one database a process has tables
-    monkeypatch.setattr(ModelEntry, "_default_now", lambda entry: fleet.wall.now)
+    monkeypatch.setattr(ModelEntry, "_default_now", lambda entry: machines.wall.now)
     path = tmp_path / "schedule.db"
-    fleet.conf |= {"beat_dburi": f"sqlite:///{path}", "result_expires": None, "leader_beat_scheduler": BASE}
-    fleet.schedule = {**EVERY_TEN, **EACH_MINUTE}
+    machines.conf |= {"beat_dburi": f"sqlite:///{path}", "result_expires": None, "leader_beat_scheduler": BASE}
+    machines.schedule = {**EVERY_TEN, **EACH_MINUTE}
     return path
 
 
-def leading(fleet: Fleet) -> Machine:
+def leading(machines: Machines) -> Machine:
     """A machine that leads; whoever led does so no more."""
-    leader = fleet.machine(BASE)
+    leader = machines.add(BASE)
     leader.scheduler.app.set_current()  # whose clock schedules look at
-    return fleet.take_over(leader)
+    return machines.take_over(leader)
 
 
 def last_runs(path: Path) -> dict[str, tuple[datetime | None, int]]:
@@ -49,44 +49,44 @@ def last_runs(path: Path) -> dict[str, tuple[datetime | None, int]]:
     return {name: (at and datetime.fromisoformat(at).replace(tzinfo=timezone.utc), count) for name, at, count in rows}
 
 
-def test_due_entries_are_sent_once_over_a_handover(fleet: Fleet, path: Path) -> None:
+def test_due_entries_are_sent_once_over_a_handover(machines: Machines, path: Path) -> None:
     """The schedule is installed by who leads first, and claimed in batches."""
-    leader = leading(fleet)
-    assert fleet.sent() == []
-    fleet.wall.advance(10)
+    leader = leading(machines)
+    assert machines.sent() == []
+    machines.wall.advance(10)
     leader.tick_until_idle()
-    assert dues(fleet.sent()) == [10]
-    leader = leading(fleet)
-    assert fleet.sent() == []
-    fleet.wall.advance(20)
-    with mock.patch.object(fleet.ledger, "claim", side_effect=fleet.ledger.claim) as claim:
+    assert dues(machines.sent()) == [10]
+    leader = leading(machines)
+    assert machines.sent() == []
+    machines.wall.advance(20)
+    with mock.patch.object(machines.ledger, "claim", side_effect=machines.ledger.claim) as claim:
         leader.tick_until_idle()
         assert claim.call_count == 1
-    assert sorted(each["task"] for each in fleet.sent()) == ["t.minute", "t.ten"]
+    assert sorted(each["task"] for each in machines.sent()) == ["t.minute", "t.ten"]
 
 
-def test_an_edit_takes_effect(fleet: Fleet, path: Path) -> None:
+def test_an_edit_takes_effect(machines: Machines, path: Path) -> None:
     """As with its own beat."""
-    leader = leading(fleet)
+    leader = leading(machines)
     scheduler: Any = leader.scheduler
     with closing(scheduler.Session()) as session:
         session.query(scheduler.Model).filter_by(name="ten").one().enabled = False
         session.commit()
-    fleet.wall.advance(30)
+    machines.wall.advance(30)
     leader.tick_until_idle()
-    assert [each["task"] for each in fleet.sent()] == ["t.minute"]
+    assert [each["task"] for each in machines.sent()] == ["t.minute"]
 
 
-def test_last_runs_are_written_before_the_lease_goes_back(fleet: Fleet, path: Path) -> None:
+def test_last_runs_are_written_before_the_lease_goes_back(machines: Machines, path: Path) -> None:
     """A worker that ends has its beat write them, though it may begin no tick any more; a successor reads them."""
-    leader = leading(fleet)
+    leader = leading(machines)
     candidate = leader.campaign.candidates["default"]
     beat = EmbeddedBeat(leader.scheduler.app, leader.campaign)
     assert not beat.is_busy
     beat._scheduler.tick()
-    fleet.wall.advance(10)
+    machines.wall.advance(10)
     beat._scheduler.tick()
-    assert dues(fleet.sent()) == [10]
+    assert dues(machines.sent()) == [10]
     leader.campaign.close_to_new_work()
     assert candidate.elector.term
     with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.01):
@@ -106,7 +106,7 @@ def test_a_worker_that_is_stopped_writes_last_runs(tmp_path: Path) -> None:
     path = tmp_path / "schedule.db"
     with RedisServer() as server:
         conf = {"beat_dburi": f"sqlite:///{path}", "leader_beat_scheduler": BASE, "result_expires": None}
-        with Workers(tmp_path, server, server.url, conf=conf) as workers:
+        with Fleet(tmp_path, server, server.url, conf=conf) as workers:
             workers.start("one", "-P", "threads", "-c", "1")
             assert workers.await_ticking_leader() == "one"
             workers.start("two", "-P", "threads", "-c", "1")
