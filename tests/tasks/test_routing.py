@@ -20,7 +20,6 @@ def test_every_way_to_call_leads_to_the_leaders_queue(app: Celery, how: str) -> 
     """And no other queue gets anything."""
     task = app.tasks["forwards"]
     queue = leader_queue(app, "default")
-    taken(app, queue)
     match how:
         case "delay":
             task.delay(1)
