@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any
 from weakref import WeakSet
 
@@ -36,15 +37,25 @@ def test_without_a_setting_the_default_database_is_meant(backend: Any) -> None:
     assert backend(None) == []
 
 
-@pytest.mark.parametrize("url", ["django-db://default", "django-db://", "memory://"])
+@pytest.mark.parametrize("url", ["django-db://default", "django-db://", "memory://", "redis://localhost"])
 def test_what_works_is_silent(backend: Any, url: str) -> None:
     """Memory is fine while developing."""
     assert backend(url, DEBUG=True) == []
 
 
-def test_a_scheduler_without_django_celery_beat_is_no_concern(backend: Any) -> None:
-    """Its admin is what a short name is warned of for."""
-    assert backend(None, CELERY_BEAT_SCHEDULER="leader") == []
+@pytest.mark.parametrize(("installed", "found"), [(True, ["celery_leader.W003"]), (False, [])])
+def test_w003_short_names_of_schedulers(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, installed: bool, found: list[str]
+) -> None:
+    """Only the admin of django-celery-beat does not know them. The hint has the name that it knows."""
+    points = entry_points(group="celery.beat_schedulers")
+    names = {point.name: point.value for point in points if "celery_leader" in point.value}
+    assert names == checks._SHORT_NAMES
+    monkeypatch.setattr(checks.apps, "is_installed", lambda name: installed)
+    for name in [*names, "django", None]:
+        messages = backend(None, CELERY_BEAT_SCHEDULER=name)
+        assert [identity for identity, _ in messages] == (found if name in names else [])
+        assert [text for _, text in messages if f"CELERY_BEAT_SCHEDULER is {name!r}" not in text] == []
 
 
 def test_e001_alias_unknown(backend: Any) -> None:
