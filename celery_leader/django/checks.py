@@ -53,7 +53,7 @@ def check_backend(
                 id="celery_leader.W001",
             )
         ]
-    return [] if scheme == "memory" else _check_url(url)
+    return _check_url(url)
 
 
 def check_settings(

@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import pytest
 from celery import Celery
+from celery._state import get_current_app
 from django.core.checks import run_checks
 
 from celery_leader.backends import urls
@@ -100,6 +101,13 @@ def test_w002_sqlite_in_memory(backend: Any, sqlite_alias: str, name: str) -> No
         assert [identity for identity, _ in backend(f"django-db://{alias}")] == ["celery_leader.W002"]
 
 
+def test_an_engine_that_django_can_not_load_is_djangos_to_report(sqlite_alias: str, settings: Any) -> None:
+    """Its driver is missing, say."""
+    with variant(sqlite_alias, ENGINE="django.db.backends.oracle") as alias:
+        settings.CELERY_LEADER_BACKEND = f"django-db://{alias}"
+        assert checks.check_backend() == []
+
+
 # -- what workers refuse -----------------------------------------------------------------------------------------
 
 
@@ -154,6 +162,8 @@ def test_w004_setup_was_forgotten(ours: Any) -> None:
 
 
 def test_an_app_that_is_set_up_is_fine(ours: Any) -> None:
-    """And so is a project without any setting of ours."""
+    """And so is a project without any setting of ours. No check makes its own app the current one."""
+    current = get_current_app()
     assert ours(app=False) == []
+    assert get_current_app() is current
     assert ours(app=True, CELERY_LEADER_BEAT=True) == []
