@@ -44,9 +44,9 @@ def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, 
         if not isinstance(value, bool):
             raise ConfigurationError(f"leader_backend_options[{name!r}] must be True or False, got {value!r}.")
     _require_app()
-    from celery_leader.django.options import alias_settings
+    from celery_leader.django.options import alias_of, alias_settings
 
-    alias = url.partition("://")[2].rstrip("/") or "default"
+    alias = alias_of(url)
     alias_settings(alias)
     return DjangoBackend(alias, prefix=prefix, timeout=timeout, **options)
 

@@ -17,11 +17,9 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from celery_leader.backends import open_backend
-from celery_leader.django.options import alias_settings, is_in_memory
+from celery_leader.django.options import alias_of, alias_settings, is_in_memory
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import LeaderSettings, apps_set_up, leader_values
-
-_SCHEME = "django-db"
 
 #: The entry points of pyproject.toml, and what they stand for.
 _SHORT_NAMES = {
@@ -41,11 +39,9 @@ def check_backend(
     * ``celery_leader.W001``: the store is this process's memory, and ``DEBUG`` is off.
     * ``celery_leader.W002``: the store is an SQLite database in memory.
     """
-    url = getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://default"
-    scheme = str(url).partition("://")[0]
-    if scheme == _SCHEME:
-        return _check_alias(database_alias() or "default")
-    if scheme == "memory" and not settings.DEBUG:
+    if alias := database_alias():
+        return _check_alias(alias)
+    if str(settings.CELERY_LEADER_BACKEND).startswith("memory:") and not settings.DEBUG:
         return [
             Warning(
                 "CELERY_LEADER_BACKEND is memory://, which no other process can see: every worker leads.",
@@ -53,7 +49,7 @@ def check_backend(
                 id="celery_leader.W001",
             )
         ]
-    return _check_url(url)
+    return _check_url(settings.CELERY_LEADER_BACKEND)
 
 
 def check_settings(
@@ -117,9 +113,8 @@ def check_beat_scheduler(
 
 def database_alias() -> str | None:
     """Return the alias of the database in which the project keeps its elections; None if it is another store."""
-    url = str(getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://")
-    scheme, _, alias = url.partition("://")
-    return (alias.rstrip("/") or "default") if scheme == _SCHEME else None
+    url = str(getattr(settings, "CELERY_LEADER_BACKEND", None) or "django-db://")
+    return alias_of(url) if url.lower().startswith("django-db:") else None
 
 
 def _check_alias(alias: str) -> list[CheckMessage]:

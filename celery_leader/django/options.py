@@ -35,7 +35,7 @@ def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[s
     wrapper_class = load_backend(values["ENGINE"]).DatabaseWrapper
     if wrapper_class.vendor not in _ADAPTERS:
         raise ConfigurationError(
-            f"django-db://{alias} is a {wrapper_class.display_name} database. "
+            f"django-db://{alias} is a database of the kind {wrapper_class.display_name}. "
             "Elections can be kept in PostgreSQL, MySQL, MariaDB and SQLite."
         )
     if is_in_memory(values):
@@ -44,15 +44,12 @@ def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[s
             "a file as NAME, or use memory:// in tests."
         )
     options = _ADAPTERS[wrapper_class.vendor](dict(values.get("OPTIONS") or {}), timeout, server_timeouts)
-    return {
-        **values,
-        "ATOMIC_REQUESTS": False,
-        "AUTOCOMMIT": True,
-        "CONN_HEALTH_CHECKS": False,
-        "CONN_MAX_AGE": None,
-        "OPTIONS": options,
-        "TIME_ZONE": None,
-    }
+    return {**values, "AUTOCOMMIT": True, "OPTIONS": options, "TIME_ZONE": None}
+
+
+def alias_of(url: str) -> str:
+    """Return the database alias that *url* names, ``django-db://alias``."""
+    return url.partition("://")[2].rstrip("/") or "default"
 
 
 def alias_settings(alias: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_without_a_setting_the_default_database_is_meant(backend: Any) -> None:
     assert backend(None) == []
 
 
-@pytest.mark.parametrize("url", ["django-db://default", "django-db://", "memory://", "redis://localhost"])
+@pytest.mark.parametrize("url", ["django-db://default/", "DJANGO-DB://", "memory://", "redis://localhost"])
 def test_what_works_is_silent(backend: Any, url: str) -> None:
     """Memory is fine while developing."""
     assert backend(url, DEBUG=True) == []
@@ -89,6 +89,13 @@ def test_passwords_are_not_shown(backend: Any) -> None:
     assert "secret" not in text
 
 
+def test_e002_options_of_a_client(backend: Any) -> None:
+    """They are looked at with the URL."""
+    [(identity, text)] = backend("redis://localhost", CELERY_LEADER_BACKEND_OPTIONS={"nonsense": 60})
+    assert identity == "celery_leader.E002"
+    assert "nonsense" in text
+
+
 def test_w001_memory_outside_debug(backend: Any) -> None:
     """Every process would lead."""
     assert [identity for identity, _ in backend("memory://")] == ["celery_leader.W001"]
@@ -124,7 +131,9 @@ def ours(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             made.config_from_object("django.conf:settings", namespace="CELERY")
             set_up.add(made)
             kept.append(made)
-        return [(message.id, message.msg) for message in checks.check_settings()]
+        messages = checks.check_settings()
+        assert all(message.hint for message in messages)
+        return [(message.id, message.msg) for message in messages]
 
     kept: list[Celery] = []
     return check
