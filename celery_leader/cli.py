@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from celery_leader.election import ElectionConfig, ElectionRecord, Lock
     from celery_leader.ledger import Ledger
 
-#: Celery's status of a command that got no answer; that of one whose answer is no, or whose settings are wrong.
+#: Exit statuses: Celery's for a command without an answer; ours for "no leader", and for wrong settings.
 EX_UNAVAILABLE = 69
 EX_NO_LEADER = 1
 
 _COLUMNS = ("NAME", "HOLDER", "STATE", "TOKEN", "RENEWED", "TRANSITIONS")
 
 
-# The celery command imports this module before it starts a worker or a beat, also for an app that was never set up.
+# The celery command imports this module before it starts a worker or a beat, even for an app that was never set up.
 @worker_init.connect(dispatch_uid="celery_leader")
 def _on_worker_init(**kwargs: Any) -> None:
     from celery_leader.app import refuse_without_setup
@@ -52,7 +52,7 @@ def _on_beat_init(**kwargs: Any) -> None:
 @click.pass_context
 @handle_preload_options
 def leader(ctx: click.Context) -> None:
-    """Carry the commands below."""
+    """Hold the commands below."""
 
 
 @leader.command(cls=CeleryCommand)
@@ -83,14 +83,15 @@ def _warn_without_setup(app: Any) -> None:
     from celery_leader.settings import apps_set_up
 
     if app not in apps_set_up:
-        click.echo("Warning: celery_leader.setup(app) was not called: no worker of this app takes part.", err=True)
+        message = "Warning: celery_leader.setup(app) was not called: no worker of this app takes part in an election."
+        click.echo(message, err=True)
 
 
 def read_status(app: Any) -> dict[str, Any]:
-    """Return what the store holds of each election of *app*, as JSON's values.
+    """Return the record of each election of *app*, and what is wrong with it, as plain JSON values.
 
     Raises:
-        ConfigurationError: A setting is wrong, or the store was not prepared.
+        ConfigurationError: A setting is wrong, or the store lacks its tables.
         StoreUnavailable: The store does not answer, or holds something damaged.
     """
     from celery_leader.leadership.campaign import backend_of  # the celery command imports this module each time
@@ -155,7 +156,7 @@ def _state(record: ElectionRecord | None, lease: float) -> ElectionState | None:
 
 
 def _watched_state(lock: Lock, config: ElectionConfig) -> ElectionState:
-    """Return the state by watching the record for as long as a lease lasts: somebody renews it, or nobody does."""
+    """Return the state of a record whose times tell nothing, by watching it for the length of a lease."""
     from celery_leader.leadership.watch import LeaderFromOutside
 
     watched, end = LeaderFromOutside(lock), time.monotonic() + config.lease_duration
@@ -167,14 +168,14 @@ def _watched_state(lock: Lock, config: ElectionConfig) -> ElectionState:
 
 
 def _problem_of_beat(ledger: Ledger, lock: Lock, token: int) -> str | None:
-    """Return why the leader's beat can't send, as far as its ledger tells; nothing is written."""
+    """Return why the leader's beat can't send, as far as its ledger shows. Writes nothing."""
     try:
         ledger.confirm(token, ())
-    except RecordNotFound:  # its beat has not begun
+    except RecordNotFound:  # the beat has not begun
         return None
     except LeadershipLost as lost:
         record = _record(lock)
-        if record is None or record.fencing_token != token:  # another took over, a moment ago
+        if record is None or record.fencing_token != token:  # another candidate has just taken over
             return None
         return f"the beat of this leader sends nothing: {lost}. No such term leads. The cure: {lost.cure}"
     except RecordDamaged as error:
@@ -185,7 +186,7 @@ def _problem_of_beat(ledger: Ledger, lock: Lock, token: int) -> str | None:
 
 
 def render_status(report: dict[str, Any]) -> str:
-    """Return *report* as a table for a terminal, and what is wrong below it."""
+    """Return *report* as a table for a terminal, with the problems below it."""
     problems = [f"{shown(each['name'])}: {each['problem']}" for each in report["elections"] if each["problem"]]
     return "\n".join([_table(report), *problems])
 

@@ -1,4 +1,4 @@
-"""How Django knows this app."""
+"""The configuration of the Django app."""
 
 from __future__ import annotations
 

@@ -22,31 +22,31 @@ _OPTIONS = ("server_timeouts", "listen")
 
 
 def open_django(url: str, *, prefix: str, timeout: float, options: Mapping[str, Any]) -> DjangoBackend:
-    """Return the database that ``django-db://alias`` names; ``django-db://`` is the default one.
+    """Return the backend in the database of ``django-db://alias``; ``django-db://`` is the default database.
 
     Args:
         url: The URL.
-        prefix: Put before the names of elections, with a colon.
+        prefix: What the names of elections begin with, before a colon.
         timeout: The longest (seconds) that one call may take.
         options: ``server_timeouts``: False for a PgBouncer that refuses connections which set ``options`` (statement,
-            lock and idle timeouts); calls are bounded without them, too. ``listen``: False to neither tell nor hear of
-            changes by PostgreSQL's ``NOTIFY``; followers then poll, and need no second connection.
+            lock and idle timeouts). Calls are bounded without them, too. ``listen``: False for no notifications by
+            PostgreSQL's ``NOTIFY``. Followers then poll, and need no second connection.
 
     Raises:
         ConfigurationError: Django is not set up, the app is not installed, the alias or an option is unknown.
     """
     if unknown := sorted(set(options) - set(_OPTIONS)):
         raise ConfigurationError(
-            f"leader_backend_options has {', '.join(unknown)}; for django-db:// there is only "
-            f"{', '.join(_OPTIONS)}. Set the client's own options in DATABASES."
+            f"leader_backend_options has {', '.join(unknown)}; django-db:// knows only {', '.join(_OPTIONS)}. "
+            "Set the client's own options in DATABASES."
         )
     for name, value in options.items():
         if not isinstance(value, bool):
             raise ConfigurationError(f"leader_backend_options[{name!r}] must be True or False, got {value!r}.")
     _require_app()
-    from celery_leader.django.options import alias_settings
+    from celery_leader.django.options import alias_of, alias_settings
 
-    alias = url.partition("://")[2].rstrip("/") or "default"
+    alias = alias_of(url)
     alias_settings(alias)
     return DjangoBackend(alias, prefix=prefix, timeout=timeout, **options)
 
@@ -68,7 +68,7 @@ def _require_app() -> None:
 
 
 class DjangoBackend:
-    """Locks and ledgers in one database. Each has a connection of its own, opened when it is first used."""
+    """Locks, ledgers and once stores in one database. Each opens a connection of its own when it is first used."""
 
     def __init__(
         self, alias: str, *, prefix: str, timeout: float, server_timeouts: bool = True, listen: bool = True
@@ -127,7 +127,7 @@ class DjangoBackend:
 
 
 def _missing_columns(using: str) -> list[str]:
-    """Return the tables and columns of ours that the database does not have: it was not migrated, or not far enough."""
+    """Return our tables and columns that the database lacks, because it was not migrated, or not far enough."""
     from django.db import connections
 
     from celery_leader.django.models import table_of

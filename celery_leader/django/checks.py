@@ -1,7 +1,7 @@
-"""System checks: what is wrong with the backend and the scheduler that are named, found before a worker starts.
+"""System checks, which find wrong settings before a worker starts.
 
-They look at Django's settings, so they see a Celery app that is configured with ``namespace="CELERY"``. They connect
-to nothing.
+They read Django's settings, so they see a Celery app that is configured with ``namespace="CELERY"``. They open no
+connection.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004
 from django.core.exceptions import ImproperlyConfigured
 
 from celery_leader.backends import open_backend
-from celery_leader.django.options import alias_settings, is_in_memory
+from celery_leader.django.options import alias_of, alias_settings, is_in_memory
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import LeaderSettings, apps_set_up, leader_values
-
-_SCHEME = "django-db"
 
 #: The entry points of pyproject.toml, and what they stand for.
 _SHORT_NAMES = {
@@ -41,11 +39,9 @@ def check_backend(
     * ``celery_leader.W001``: the store is this process's memory, and ``DEBUG`` is off.
     * ``celery_leader.W002``: the store is an SQLite database in memory.
     """
-    url = getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://default"
-    scheme = str(url).partition("://")[0]
-    if scheme == _SCHEME:
-        return _check_alias(database_alias() or "default")
-    if scheme == "memory" and not settings.DEBUG:
+    if alias := database_alias():
+        return _check_alias(alias)
+    if str(settings.CELERY_LEADER_BACKEND).startswith("memory:") and not settings.DEBUG:
         return [
             Warning(
                 "CELERY_LEADER_BACKEND is memory://, which no other process can see: every worker leads.",
@@ -53,18 +49,18 @@ def check_backend(
                 id="celery_leader.W001",
             )
         ]
-    return [] if scheme == "memory" else _check_url(url)
+    return _check_url(settings.CELERY_LEADER_BACKEND)
 
 
 def check_settings(
     app_configs: Sequence[AppConfig] | None = None,
     **kwargs: Any,
 ) -> list[CheckMessage]:
-    """Return what workers would refuse at their start, in the same words.
+    """Return the problems for which workers would refuse to start, in the same words.
 
     * ``celery_leader.E003``: a setting is unknown or has a wrong value, a timing is impossible, or the scheduler can't
       be used.
-    * ``celery_leader.W004``: there are settings, and no Celery app was set up that could read them.
+    * ``celery_leader.W004``: there are settings, but no Celery app was set up to read them.
     """
     from_django = Celery(set_as_current=False)
     from_django.config_from_object("django.conf:settings", namespace="CELERY")
@@ -90,7 +86,7 @@ def _check_app(app: Any) -> list[CheckMessage]:
 def _no_app(keys: list[str]) -> CheckMessage:
     return Warning(
         f"There are settings ({', '.join(keys)}), but celery_leader.setup(app) was not called for any Celery app.",
-        hint="Call it where the app is made, and import the app in the project's __init__.py, as Celery's manual says.",
+        hint="Call it where the app is made, and import the app in the project's __init__.py, as in Celery's manual.",
         id="celery_leader.W004",
     )
 
@@ -101,14 +97,14 @@ def check_beat_scheduler(
 ) -> list[CheckMessage]:
     """Return whether django-celery-beat's admin would fail on ``CELERY_BEAT_SCHEDULER``.
 
-    * ``celery_leader.W003``: it is one of our short names, which ``celery beat`` knows and that admin does not.
+    * ``celery_leader.W003``: it is one of our short names. ``celery beat`` knows them; that admin does not.
     """
     name = getattr(settings, "CELERY_BEAT_SCHEDULER", None)
     if name not in _SHORT_NAMES or not apps.is_installed("django_celery_beat"):
         return []
     return [
         Warning(
-            f"CELERY_BEAT_SCHEDULER is {name!r}, a short name that django-celery-beat's admin fails to find.",
+            f"CELERY_BEAT_SCHEDULER is {name!r}, a short name that django-celery-beat's admin does not know.",
             hint=f'Use "{_SHORT_NAMES[name]}", or leave it out and start beats with -S {name}.',
             id="celery_leader.W003",
         )
@@ -117,9 +113,8 @@ def check_beat_scheduler(
 
 def database_alias() -> str | None:
     """Return the alias of the database in which the project keeps its elections; None if it is another store."""
-    url = str(getattr(settings, "CELERY_LEADER_BACKEND", None) or f"{_SCHEME}://")
-    scheme, _, alias = url.partition("://")
-    return (alias.rstrip("/") or "default") if scheme == _SCHEME else None
+    url = str(getattr(settings, "CELERY_LEADER_BACKEND", None) or "django-db://")
+    return alias_of(url) if url.lower().startswith("django-db:") else None
 
 
 def _check_alias(alias: str) -> list[CheckMessage]:
@@ -128,14 +123,13 @@ def _check_alias(alias: str) -> list[CheckMessage]:
     except ConfigurationError as error:
         hint = "Set CELERY_LEADER_BACKEND to django-db://<alias> with a key of DATABASES."
         return [Error(f"CELERY_LEADER_BACKEND: {error}", hint=hint, id="celery_leader.E001")]
-    except (ImproperlyConfigured, ImportError):  # the engine can't be loaded: Django says so itself
+    except (ImproperlyConfigured, ImportError):  # the engine can't be loaded, which Django reports itself
         return []
     if not in_memory:
         return []
     return [
         Warning(
-            f"Elections are kept in the database {alias!r}, which is an SQLite database in memory: workers can't use "
-            "it.",
+            f"Elections are kept in the SQLite database {alias!r}, which is in memory: workers can't use it.",
             hint="Give it a file as NAME, or set CELERY_LEADER_BACKEND. In tests this is fine: silence it there.",
             id="celery_leader.W002",
         )

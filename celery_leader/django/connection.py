@@ -1,8 +1,8 @@
-"""A connection to a database that belongs to one lock or ledger alone, and calls that always come back.
+"""A database connection that belongs to one lock or ledger alone, and calls that always return.
 
-Neither Django's thread-local connections nor a pool will do: they may be in the middle of somebody's transaction, all
-lent out, or without any timeout. Nor do the drivers' timeouts: a server that was stopped keeps its sockets open and
-acknowledges what it never reads, psycopg takes two seconds for one, and a name look-up has no timeout at all.
+Django's thread-local connections and pools are no alternative: they may be inside a transaction, all in use, or
+without any timeout. The drivers' timeouts are not enough: a stopped server keeps its sockets open and acknowledges what
+it never reads, psycopg rounds one second up to two, and a name look-up has no timeout at all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: What PostgreSQL and MySQL say of a login that they refuse; few drivers have a code for it.
+#: The words of PostgreSQL and MySQL when they refuse a login; few drivers have a code for it.
 _LOGIN_REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba.conf entry|role \".*\" does not exist|Access denied for user"
 )
@@ -41,8 +41,8 @@ _LOGIN_REFUSED = re.compile(
 class OwnConnection(Session[str]):
     """Runs work on a connection of its own to a database alias.
 
-    The connection is opened when it is first needed, with the settings that the alias then has; it is examined before
-    each use and closed after any error.
+    The connection is opened when it is first needed, with the alias's settings of that moment. It is tested before each
+    use, and closed after any error.
     """
 
     def __init__(self, alias: str, *, timeout: float, server_timeouts: bool = True) -> None:
@@ -51,22 +51,22 @@ class OwnConnection(Session[str]):
         Args:
             alias: A key of ``DATABASES``.
             timeout: The longest (seconds) that :meth:`run` may take.
-            server_timeouts: Whether the server is asked to give up by itself, too.
+            server_timeouts: Whether the server has timeouts of its own, too.
         """
         super().__init__(f"django-db://{alias}", timeout, _ConnectionThread)
         self.alias = alias
         self.server_timeouts = server_timeouts
-        #: Returns the settings of a connection like this one, from those that the alias has now; raises
-        #: ``ConfigurationError`` when the alias is unknown, or can't be used.
+        #: Returns the settings of a connection like this one, from the alias's settings of this moment. Raises
+        #: ``ConfigurationError`` when the alias is unknown or can't be used.
         self.settings = partial(own_settings, alias, timeout=timeout, server_timeouts=server_timeouts)
 
     def run(self, work: Callable[[str], T]) -> T:
         """Return what *work* returns, called with the alias (``using=``) of the connection, in autocommit.
 
         Raises:
-            StoreUnavailable: The database did not answer in time, or with an error. What *work* wrote may or may not
-                be stored.
-            ConfigurationError: The alias is unknown, or can't be used.
+            StoreUnavailable: The database answered too late, or with an error. The writes of *work* may or may not be
+                stored.
+            ConfigurationError: The alias is unknown or can't be used.
         """
         try:
             return self.ask(work)
@@ -74,17 +74,17 @@ class OwnConnection(Session[str]):
             raise
         except (ImproperlyConfigured, ImportError) as error:  # a driver is missing
             raise ConfigurationError(f"{self.where} can't be used: {error}") from error
-        except Exception as error:  # a driver whose connection is cut says so in many ways
+        except Exception as error:  # drivers raise many kinds when their connection is cut
             cause = " ".join(str(error).split()) or type(error).__name__
             what = "refused the login" if _LOGIN_REFUSED.search(cause) else "gave no answer"
             raise StoreUnavailable(f"{self.where} {what}: {shown(cause)}{self._cure(cause)}") from error
 
     def _cure(self, cause: str) -> str:
-        """Return what to do about *cause* where that is known: PgBouncer's words say what it refuses, not why."""
+        """Return what to do about *cause*, if that is known. PgBouncer tells what it refuses, and no cure."""
         if not self.server_timeouts or "unsupported startup parameter" not in cause:
             return ""
         return (
-            ". That is a pooler, which passes on no limits of time: set "
+            ". This pooler accepts no server timeouts: set "
             'leader_backend_options = {"server_timeouts": False, "listen": False}'
         )
 
@@ -92,8 +92,8 @@ class OwnConnection(Session[str]):
 class _ConnectionThread(SessionThread[str]):
     """Waits for the database.
 
-    Its connection is registered with Django under a name of its own, in this thread only: no ``close_old_connections``
-    and no other code ever meets it.
+    Django knows its connection under a name of its own, in this thread only, so neither ``close_old_connections`` nor
+    other code can touch it.
     """
 
     def __init__(self, session: OwnConnection) -> None:
@@ -105,7 +105,7 @@ class _ConnectionThread(SessionThread[str]):
         self._socket: socket.socket | None = None  # another handle of the connection's socket
 
     def connect(self) -> str:
-        """Return the alias of a connection that was found to work just now."""
+        """Return the alias of a connection that works at this moment."""
         if self._wrapper is not None and not self._is_usable(self._wrapper):
             self.disconnect()
         if self._wrapper is None:
@@ -113,7 +113,7 @@ class _ConnectionThread(SessionThread[str]):
         return self._using
 
     def cut(self) -> None:
-        """Shut the socket down, where the driver shows it."""
+        """Shut the socket down, if the driver gives access to it."""
         if handle := self._socket:
             with suppress(OSError):
                 handle.shutdown(socket.SHUT_RDWR)
@@ -122,7 +122,7 @@ class _ConnectionThread(SessionThread[str]):
         self._wrapper = wrapper = new_wrapper(self._settings(), self._using)
         connections[self._using] = wrapper
         wrapper.ensure_connection()
-        if wrapper.vendor == "sqlite":  # the others hold no text but UTF-8; this one fails on all rows by one that does
+        if wrapper.vendor == "sqlite":  # only SQLite stores text that is not UTF-8; one such row would fail all reads
             wrapper.connection.text_factory = partial(str, encoding="utf-8", errors="replace")
         self._socket = second_handle(wrapper.connection)
         if statement := self._timeout and session_statement(wrapper, self._timeout):
@@ -131,9 +131,9 @@ class _ConnectionThread(SessionThread[str]):
 
     @staticmethod
     def _is_usable(wrapper: BaseDatabaseWrapper) -> bool:
-        wrapper.queries_log.clear()  # it grows when DEBUG is set, and this thread has no requests that clear it
+        wrapper.queries_log.clear()  # it grows when DEBUG is set, and only a web request would clear it
         try:
-            # Not wrapper.is_usable(): PyMySQL's ping opens another connection in silence.
+            # Not wrapper.is_usable(): PyMySQL's ping silently opens another connection.
             with wrapper.cursor() as cursor:
                 cursor.execute("SELECT 1")
         except Error as error:
@@ -153,18 +153,17 @@ class _ConnectionThread(SessionThread[str]):
 
 
 def new_wrapper(values: dict[str, Any], using: str) -> BaseDatabaseWrapper:
-    """Return an unopened connection with the settings *values*, which Django does not know of."""
+    """Return an unopened connection with the settings *values*. Django does not know it."""
     wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, using)
-    # Whatever TIME_ZONE is: in local time one hour of each year comes twice.
+    # Whatever TIME_ZONE is: in local time, one hour of each year comes twice.
     wrapper.timezone_name = "UTC"
     return wrapper
 
 
 def second_handle(connection: Any) -> socket.socket | None:
-    """Return another handle of *connection*'s socket, where the driver shows it.
+    """Return another handle of *connection*'s socket, None if the driver gives no access to it.
 
-    A handle of our own stays good for this socket even when the connection was closed meanwhile and its number was
-    given to another file.
+    This handle always means this socket. The number of the driver's own may by now belong to another file.
     """
     holder = getattr(connection, "_sock", connection)  # PyMySQL's; psycopg has fileno() itself
     try:

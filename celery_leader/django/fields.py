@@ -1,4 +1,4 @@
-"""Columns that mean the same in every database and whatever a project's settings are."""
+"""Columns that mean the same in every database and under all settings of a project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ else:
 
 
 _FIRST, _LAST = (f"{limit:%Y-%m-%d %H:%M:%S}" for limit in (EARLIEST, LATEST))
-#: By the database, whether a column holds a time that can be computed with.
+#: By database: the condition that a column holds a time that Python can read.
 _IN_REACH = {
     "postgresql": f"{{}} BETWEEN TIMESTAMPTZ '{_FIRST}+00' AND TIMESTAMPTZ '{_LAST}+00'",
     "mysql": f"{{}} BETWEEN '{_FIRST}' AND '{_LAST}'",
@@ -33,10 +33,10 @@ _IN_REACH = {
 
 
 class ExactCharField(CharField):
-    """Text of which no two values are equal but the same: MySQL by default takes "Tick" for "tick"."""
+    """Text that is compared byte by byte. MySQL's default takes "Tick" and "tick" for equal."""
 
     def db_parameters(self, connection: BaseDatabaseWrapper) -> Any:
-        """Compare byte by byte on MySQL and MariaDB; the others do so anyway."""
+        """Set the collation on MySQL and MariaDB; other databases compare byte by byte by default."""
         parameters = super().db_parameters(connection)
         if connection.vendor == "mysql":
             parameters["collation"] = "utf8mb4_bin"
@@ -46,20 +46,20 @@ class ExactCharField(CharField):
 class UtcDateTimeField(DateTimeField):
     """A moment, to the microsecond: aware and in UTC in Python, UTC in the database.
 
-    Django's own field follows ``USE_TZ``, ``TIME_ZONE`` and the alias's ``TIME_ZONE``: with some of them it writes
-    local times, which name two moments in one hour of each year. A value that no date can hold is read as None.
+    Django's own field follows ``USE_TZ``, ``TIME_ZONE`` and the alias's ``TIME_ZONE``. With some of them it writes
+    local times, which are ambiguous for one hour of each year. This field reads a value that no date can hold as None.
     """
 
     def select_format(self, compiler: SQLCompiler, sql: str, params: Any) -> Any:
         """Read as NULL what no date can hold: infinity, years before Christ, zeros, in SQLite any text.
 
-        Drivers fail on such a value, and with it on all rows that a query returns.
+        One such value would make the driver fail on all rows that the query returns.
         """
         condition = _IN_REACH.get(compiler.connection.vendor, "1 = 1")
         return f"CASE WHEN {condition.replace('{}', sql)} THEN {sql} END", [*params] * (condition.count("{}") + 1)
 
     def get_prep_value(self, value: Any) -> Any:
-        """Return *value*, a moment, unchanged; a naive one is UTC."""
+        """Return the moment *value*, aware: a naive one is in UTC."""
         value = self.to_python(value)
         return value.replace(tzinfo=timezone.utc) if isinstance(value, datetime) and not value.tzinfo else value
 
@@ -73,7 +73,7 @@ class UtcDateTimeField(DateTimeField):
     def from_db_value(
         self, value: datetime | None, expression: object, connection: BaseDatabaseWrapper
     ) -> datetime | None:
-        """Return the moment that the database holds, undoing what Django made of it on the way."""
+        """Return the moment that the database holds, whatever time zone Django has read it in."""
         if value is None or connection.vendor != "postgresql":
             return value and value.replace(tzinfo=timezone.utc)
         if value.tzinfo is None:
@@ -84,8 +84,8 @@ class UtcDateTimeField(DateTimeField):
 class DatabaseNow(models.Func):
     """The database's clock at the moment the statement runs.
 
-    Not ``Now()``: on MySQL that is local time of the session, which Django then reads as UTC; on PostgreSQL it
-    stands still in a transaction.
+    Not ``Now()``: on MySQL that is the session's local time, which Django reads as UTC; on PostgreSQL it stands still
+    in a transaction.
     """
 
     arity = 0
@@ -95,15 +95,15 @@ class DatabaseNow(models.Func):
         super().__init__(output_field=UtcDateTimeField())
 
     def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        """Return PostgreSQL's."""
+        """Return PostgreSQL's clock."""
         return self.as_sql(compiler, connection, template="CLOCK_TIMESTAMP()", **context)
 
     def as_mysql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        """Return MySQL's and MariaDB's."""
+        """Return the clock of MySQL and MariaDB."""
         return self.as_sql(compiler, connection, template="UTC_TIMESTAMP(6)", **context)
 
     def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        """Return SQLite's, in milliseconds."""
+        """Return SQLite's clock, to the millisecond."""
         return self.as_sql(
             compiler, connection, template="STRFTIME('%%%%Y-%%%%m-%%%%d %%%%H:%%%%M:%%%%f', 'NOW')", **context
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from celery_leader.django.connection import OwnConnection
 
+#: A dead machine sends nothing, and neither does a server that has no notifications to send: keepalives tell which.
 _KEEPALIVE = {
     "keepalives_idle": KEEPALIVE_AFTER,
     "keepalives_interval": KEEPALIVE_EACH,
@@ -29,19 +30,19 @@ _KEEPALIVE = {
 }
 #: PostgreSQL admits 63 bytes.
 _PLAIN_NAME = re.compile(r"[\w:.@-]{1,48}", re.ASCII)
-#: PostgreSQL admits just under 8000 bytes. What is cut off is not the holder that anybody knows, and ends a wait.
+#: PostgreSQL admits just under 8000 bytes. A shortened holder equals none that a follower knows, so it ends a wait.
 _MAX_TEXT = 1000
 
 
 def channel_of(name: str) -> str:
-    """Return the channel of the election in the row *name*: an identifier that needs no more than quotes."""
+    """Return the channel of the election in the row *name*: an identifier that is valid between quotes."""
     if _PLAIN_NAME.fullmatch(name):
         return f"celery-leader:{name}"
     return f"celery-leader#{sha256(name.encode()).hexdigest()[:48]}"
 
 
 def notify(channel: str, holder: str, using: str) -> None:
-    """Tell the listeners of *channel*, when the current transaction is committed, that *holder* is the new one."""
+    """Notify the listeners of *channel* of the new *holder*, as soon as the current transaction is committed."""
     with connections[using].cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, %s)", [channel, holder[:_MAX_TEXT]])
 
@@ -63,14 +64,14 @@ class PostgresListener(Listener):
         try:
             with wrapper.cursor() as cursor:
                 self._socket = second_handle(wrapper.connection)
-                if self._stopping.is_set():  # asked last: whoever stops meanwhile cuts this one
-                    raise OSError("nobody listens any more")
+                if self._stopping.is_set():  # checked last: a later stop() finds this socket, and cuts it
+                    raise OSError("the listener was stopped")
                 cursor.execute(f'LISTEN "{self._channel}"')
             with selectors.DefaultSelector() as selector, wrapper.wrap_database_errors:
                 selector.register(wrapper.connection.fileno(), selectors.EVENT_READ)
                 yield partial(_wait, wrapper.connection, selector)
         except (Error, OSError) as error:
-            raise StoreUnavailable(f"{self._beside.where} tells nothing: {error}") from error
+            raise StoreUnavailable(f"{self._beside.where} sends no notifications: {error}") from error
         finally:
             handle, self._socket = self._socket, None
             if handle:
@@ -84,7 +85,7 @@ class PostgresListener(Listener):
         return new_wrapper(values, f"celery_leader_listener:{self._beside.alias}")
 
     def stop(self) -> None:
-        """End at once: cut the connection, whatever is awaited from it."""
+        """End at once, by cutting the connection."""
         super().stop()
         if handle := self._socket:
             with suppress(OSError):
@@ -92,7 +93,7 @@ class PostgresListener(Listener):
 
 
 def _wait(connection: Any, selector: selectors.BaseSelector, timeout: float) -> list[str]:
-    """Return the holders named within *timeout* seconds, by what psycopg 2, psycopg 3 before 3.2 and later have."""
+    """Return the holders named within *timeout* seconds. Works with psycopg 2 and every psycopg 3."""
     holders = _take(connection)
     return holders or (_take(connection) if selector.select(timeout) else [])
 

@@ -1,4 +1,4 @@
-"""How our own connection to an alias differs from the application's: autocommit, read committed, and timeouts."""
+"""The settings of our own connection to an alias: the application's, but autocommit, read committed and timeouts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from celery_leader.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-#: The share of a call's time after which the server gives up: before the caller does, so that the error tells why.
+#: The server gives up after this share of a call's time, before the caller does, so that its error tells why.
 _SERVER_SHARE = 0.8
 
 
 def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[str, Any]:
-    """Return the settings of our own connection to *alias*, from those that the alias has now.
+    """Return the settings of our own connection to *alias*, made from the alias's settings of this moment.
 
     Args:
         alias: A key of ``DATABASES``.
         timeout: The longest (seconds) that one call may take.
-        server_timeouts: Whether the server is asked to give up by itself. Some connection poolers refuse that.
+        server_timeouts: Whether to set timeouts of the server. Some connection poolers refuse them.
 
     Raises:
         ConfigurationError: There is no such alias, or it is an SQLite database in memory.
@@ -35,7 +35,7 @@ def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[s
     wrapper_class = load_backend(values["ENGINE"]).DatabaseWrapper
     if wrapper_class.vendor not in _ADAPTERS:
         raise ConfigurationError(
-            f"django-db://{alias} is a {wrapper_class.display_name} database. "
+            f"django-db://{alias} is a database of the kind {wrapper_class.display_name}. "
             "Elections can be kept in PostgreSQL, MySQL, MariaDB and SQLite."
         )
     if is_in_memory(values):
@@ -44,22 +44,19 @@ def own_settings(alias: str, *, timeout: float, server_timeouts: bool) -> dict[s
             "a file as NAME, or use memory:// in tests."
         )
     options = _ADAPTERS[wrapper_class.vendor](dict(values.get("OPTIONS") or {}), timeout, server_timeouts)
-    return {
-        **values,
-        "ATOMIC_REQUESTS": False,
-        "AUTOCOMMIT": True,
-        "CONN_HEALTH_CHECKS": False,
-        "CONN_MAX_AGE": None,
-        "OPTIONS": options,
-        "TIME_ZONE": None,
-    }
+    return {**values, "AUTOCOMMIT": True, "OPTIONS": options, "TIME_ZONE": None}
+
+
+def alias_of(url: str) -> str:
+    """Return the database alias that *url* names, ``django-db://alias``."""
+    return url.partition("://")[2].rstrip("/") or "default"
 
 
 def alias_settings(alias: str) -> dict[str, Any]:
-    """Return what ``DATABASES`` says of *alias*.
+    """Return the settings of *alias* in ``DATABASES``.
 
     Raises:
-        ConfigurationError: Nothing, or something that Django can't use.
+        ConfigurationError: There are none, or Django can't use them.
     """
     try:
         return connections.settings[alias]  # type: ignore[no-any-return]
@@ -80,7 +77,7 @@ def is_in_memory(values: dict[str, Any]) -> bool:
 
 
 def is_postgresql(alias: str) -> bool:
-    """Return whether *alias* is a PostgreSQL database; False, too, when it can't be used at all."""
+    """Return whether *alias* is a PostgreSQL database that can be used."""
     try:
         wrapper_class = load_backend(alias_settings(alias)["ENGINE"]).DatabaseWrapper
     except (ConfigurationError, ImproperlyConfigured, ImportError):
@@ -89,10 +86,10 @@ def is_postgresql(alias: str) -> bool:
 
 
 def session_statement(wrapper: BaseDatabaseWrapper, timeout: float) -> str:
-    """Return the statement that sets what can't be set when connecting; empty where there is none.
+    """Return the statement that sets the timeouts that can't be set while connecting; empty when there are none.
 
-    A process that stops in the middle of a takeover must not keep its row locked for ever: MariaDB has a limit for
-    idle transactions, MySQL one for idle sessions (the next call connects again).
+    A process that stops in the middle of a takeover must not keep its row locked for ever. MariaDB limits idle
+    transactions, MySQL idle sessions (the next call connects again).
     """
     if wrapper.vendor != "mysql":
         return ""
@@ -105,13 +102,13 @@ def session_statement(wrapper: BaseDatabaseWrapper, timeout: float) -> str:
 
 
 def _postgresql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
-    options.pop("pool", None)  # all of it may be lent out to tasks
+    options.pop("pool", None)  # tasks may have taken all its connections
     options.pop("isolation_level", None)
     milliseconds = max(2, int(timeout * 1000 * _SERVER_SHARE))
     options.update(connect_timeout=max(1, int(timeout)), tcp_user_timeout=milliseconds)
     if server_timeouts:
         own = {
-            "lock_timeout": milliseconds * 7 // 8,  # the first to end, so that the error speaks of a lock
+            "lock_timeout": milliseconds * 7 // 8,  # the first to end, so that the error names a lock
             "statement_timeout": milliseconds,
             "idle_in_transaction_session_timeout": max(1, int(timeout * 1000)),
             "default_transaction_isolation": "read\\ committed",
@@ -128,8 +125,7 @@ def _mysql(options: dict[str, Any], timeout: float, server_timeouts: bool) -> di
 
 
 def _sqlite(options: dict[str, Any], timeout: float, server_timeouts: bool) -> dict[str, Any]:
-    # A transaction that reads first and writes later fails at once when another wrote meanwhile, unless it says at
-    # its beginning that it will write.
+    # A transaction that reads before it writes fails if another has written meanwhile; an immediate one locks at once.
     return {**options, "timeout": timeout * _SERVER_SHARE, "transaction_mode": "IMMEDIATE"}
 
 

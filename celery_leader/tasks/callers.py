@@ -14,23 +14,10 @@ from celery.app.task import Context
 from celery.backends.base import Backend
 from celery.canvas import Signature
 
+from celery_leader.tasks.guarding import was_delivered
+
 #: Celery's tasks that call another task like a function, in whichever worker they run.
 MAPS = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
-
-
-def was_delivered(request: Any) -> bool:
-    """Return whether a message started *request*; an eager or a direct call did otherwise.
-
-    Only the properties tell: Celery gives them to each message, and to no other call. A message can set every other
-    attribute of its request, "is_eager" too, but it can't remove its properties.
-    """
-    return "properties" in vars(request)
-
-
-def delivery_of(task: Task) -> Any:
-    """Return the request of the message that started *task*, None when it runs eagerly or was called directly."""
-    request = task.request
-    return request if was_delivered(request) else None
 
 
 def map_that_calls(task: Task) -> str | None:
@@ -41,7 +28,7 @@ def map_that_calls(task: Task) -> str | None:
     for caller in reversed([each for each in _task_stack.stack if each is not task]):
         if caller.name not in MAPS:
             return None
-        if delivery_of(caller) is not None or failure_that_calls(caller):
+        if was_delivered(caller.request) or failure_that_calls(caller):
             return str(caller.name)
     return None
 

@@ -47,7 +47,7 @@ def check_overridden_guards(app: Celery) -> None:
     """Check that no task of *app* replaces a guarded ``run`` by one without a guard.
 
     Raises:
-        ConfigurationError: One does.
+        ConfigurationError: A task does.
     """
     for task, mark in product(list(app.tasks.values()), _MARKS):
         runs = {base: getattr(base, "run", None) for base in reversed(type(task).__mro__)}
@@ -62,11 +62,11 @@ def check_overridden_guards(app: Celery) -> None:
 
 
 def tell_of_hidden_guards(app: Celery) -> None:
-    """Warn of tasks of *app* whose guarded function stands behind a decorator that shows nothing of it."""
+    """Warn of tasks of *app* whose guarded function is hidden by another decorator."""
     for task, mark in product(list(app.tasks.values()), _MARKS):
         if guard_on(task, mark):
             continue
-        for function in _enclosed(getattr(task.run, "__func__", task.run)):
+        for function in _enclosed(task.run):
             if hidden := getattr(function, mark, None):
                 logger.warning(
                     "%s is not guarded: a decorator stands between it and %s, which @%s guards, and hides the guard. "
@@ -77,7 +77,7 @@ def tell_of_hidden_guards(app: Celery) -> None:
 
 
 def _enclosed(function: Any, deepest: int = 5) -> Iterator[Any]:
-    """Yield the functions that *function* has in its closure, and what these have in theirs."""
+    """Yield the functions in the closure of *function*, and those in their closures."""
     for cell in getattr(function, "__closure__", None) or ():
         with suppress(ValueError):  # it is empty
             if hasattr(found := cell.cell_contents, "__closure__"):

@@ -14,7 +14,6 @@ from celery.exceptions import Ignore, Reject
 from celery.local import Proxy
 
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.tasks.callers import delivery_of
 
 
 class GoBack(Reject, Ignore):
@@ -73,6 +72,15 @@ def guard_on(task: Any, mark: str) -> Any:
     return getattr(getattr(task, "run", None), mark, None)
 
 
+def was_delivered(request: Any) -> bool:
+    """Return whether a message started *request*; an eager or a direct call did otherwise.
+
+    Only the properties tell: Celery gives them to each message, and to no other call. A message can set every other
+    attribute of its request, "is_eager" too, but it can't remove its properties.
+    """
+    return "properties" in vars(request)
+
+
 def _guarded_function(target: Any, guard: Guard) -> Any:
     """Return *target*, a function, class method or static method, under *guard*."""
     function = _unbound(target)
@@ -90,8 +98,8 @@ def _guarded_function(target: Any, guard: Guard) -> Any:
         task = args[0] if args and isinstance(args[0], Task) else get_current_task()
         if guard_on(task, guard.mark) is not guard:  # called by another task, or by a subclass with a guard of its own
             return call()
-        request = delivery_of(task)
-        if request is None:
+        request = task.request
+        if not was_delivered(request):
             return guard.called_directly(task, call)
         if vars(request).get(guard.mark) is guard:  # the task was admitted, and now calls itself or its base class
             return call()

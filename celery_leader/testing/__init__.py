@@ -1,8 +1,8 @@
-"""What tests need: a clock to turn, a lock to script, and the contracts that locks and ledgers must keep.
+"""Tools for tests: a fake clock, a scripted lock, and the contracts that locks and ledgers must keep.
 
-The contracts are classes of pytest tests. A third-party lock passes when a subclass of :class:`LockContract` that
-overrides :meth:`~LockContract.make_lock` does; if other processes see its store, it overrides
-:meth:`~LockContract.elsewhere`, too. Ledgers have the same.
+The contracts are classes of pytest tests. To test a lock of your own, subclass :class:`LockContract` and override
+:meth:`~LockContract.make_lock`; if other processes see its store, override :meth:`~LockContract.elsewhere`, too.
+:class:`LedgerContract` does the same for ledgers.
 """
 
 from __future__ import annotations

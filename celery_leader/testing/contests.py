@@ -1,4 +1,4 @@
-"""Contests between threads of one process, or of two."""
+"""Contests between threads, in one process or in two."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from celery_leader.exceptions import RecordConflict
 
 THREADS = 8
 PROCESSES = 2
-_PATIENCE = 90.0  # seconds until somebody who does not come to a meeting is given up
+_PATIENCE = 90.0  # how long (seconds) a contest waits for a missing player
 
-#: Waits until the others call it, too.
+#: Waits until all players have called it.
 Meet = Callable[[], None]
-#: A part in a contest: called with the maker of locks or ledgers, its number, and how to meet the others.
+#: A player's part in a contest. Called with the maker of locks or ledgers, the player's number, and a Meet.
 Part = Callable[[Callable[[str], Any], int, Meet], Any]
 
 
 def contest(
     part: Part, make: Callable[[str], Any], elsewhere: Callable[[str], Any] | None, processes: int = PROCESSES
 ) -> list[Any]:
-    """Have *part* played *processes* times at the same time; return what each returned.
+    """Let *processes* players play *part* at the same time; return the result of each.
 
     Args:
         part: The part. Its name must be importable.
         make: Makes locks or ledgers in this process.
-        elsewhere: Makes them in any process, and can be pickled: each player has a process of its own.
-            None: in threads of this one.
-        processes: How many play.
+        elsewhere: Makes them in any process, and can be pickled. Then each player has a process of its own. If it is
+            None, the players are threads of this process.
+        processes: The number of players.
     """
     if elsewhere is None:
         barrier = threading.Barrier(processes)
@@ -53,12 +53,12 @@ def contest(
         elif all(kind == "done" for kind, _ in answers):
             return [result for _, result in answers]
         else:
-            _player.cache_clear()  # they are out of step: the next contest gets others
+            _player.cache_clear()  # they are out of step: the next contest gets new players
             raise AssertionError("a contest failed:\n" + "\n".join(f"{kind}: {result}" for kind, result in answers))
 
 
 class _Line:
-    """Objects to and from another process."""
+    """Sends objects to another process, and receives its objects."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
@@ -70,11 +70,11 @@ class _Line:
         self._file.flush()
 
     def receive(self) -> Any:
-        """Return what the other side sent; raises EOFError when it is gone."""
+        """Return the next object from the other side; raises EOFError when that is gone."""
         return pickle.load(self._file)  # noqa: S301  # our own child or parent
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the line."""
         with suppress(OSError):
             self._file.close()
         self._end.close()
@@ -82,7 +82,7 @@ class _Line:
 
 @cache
 def _player(number: int) -> _Line:
-    """Return the line to a process that plays parts until this process ends."""
+    """Return the line to player *number*, a process that plays parts until this one ends."""
     ours, theirs = socket.socketpair()
     ours.settimeout(_PATIENCE)
     with theirs:
@@ -103,7 +103,7 @@ def _player(number: int) -> _Line:
 
 
 def play(descriptor: int) -> None:
-    """Play parts, as told through the socket *descriptor*, until it closes."""
+    """Play the parts that the socket *descriptor* brings, until it closes."""
     line = _Line(socket.socket(fileno=descriptor))
     sys.path[:] = line.receive()
 
@@ -117,7 +117,7 @@ def play(descriptor: int) -> None:
             result = part(make, number, meet)
         except EOFError:
             return
-        except Exception:  # noqa: BLE001  # the other side looks at it
+        except Exception:  # noqa: BLE001  # the other side reports it
             line.send(("failed", traceback.format_exc()))
         else:
             line.send(("done", result))
@@ -131,8 +131,8 @@ def threads_of(meet: Meet, action: Callable[[int, Meet], Any]) -> list[Any]:
     """Run *action* in eight threads; return what each returned or raised.
 
     Args:
-        meet: How to meet the other processes.
-        action: Called with the thread's number, and with how to meet the threads of all processes.
+        meet: Waits for the other players.
+        action: Called with the thread's number, and with a Meet for the threads of all players.
     """
     barrier = threading.Barrier(THREADS, action=meet)
     return race(THREADS, lambda number: action(number, lambda: _wait(barrier)))
@@ -147,7 +147,7 @@ def race(count: int, action: Callable[[int], object]) -> list[Any]:
         barrier.wait(10)
         try:
             results[index] = action(index)
-        except Exception as error:  # noqa: BLE001  # the caller looks at it
+        except Exception as error:  # noqa: BLE001  # the caller examines it
             results[index] = error
 
     threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(count)]
@@ -159,7 +159,7 @@ def race(count: int, action: Callable[[int], object]) -> list[Any]:
 
 
 def values(results: Sequence[Any]) -> Sequence[Any]:
-    """Return *results*, in which there must be no exception."""
+    """Return *results*; raise the first exception among them."""
     for result in results:
         if isinstance(result, Exception):
             raise result

@@ -1,4 +1,4 @@
-"""Doubles for tests: a clock to turn, a lock to script, and a process that leads without a store."""
+"""Doubles for tests: a fake clock, a scripted lock, and a process that leads without a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from celery_leader.leadership.state import registered
 
 
 class FakeClock:
-    """A clock that moves only when told to. Monotonic and wall time move together unless set apart."""
+    """A clock that moves only by :meth:`advance`, which moves monotonic and wall time, and :meth:`step_wall`."""
 
     def __init__(self, start: float = 1000.0, now: datetime | None = None) -> None:
         """Start at *start* monotonic seconds and the wall time *now* (2026-01-01 UTC when omitted)."""
@@ -34,16 +34,16 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock *seconds* ahead (or back), as an administrator or NTP does."""
+        """Set the wall clock *seconds* ahead, or back if negative, as an administrator or NTP does."""
         self._now += timedelta(seconds=seconds)
 
 
 class ScriptedLock:
-    """A lock that answers as scripted, call by call, and refuses any call that was not scripted.
+    """A lock that answers as scripted, call by call, and refuses any call that is not in the script.
 
-    A script is a list of (method, answer). An answer is a value to return, an exception to raise, or a callable
-    that is called with the arguments of the call and returns or raises. ``ScriptedLock.STORED`` answers a write with
-    what it wrote.
+    A script is a list of (method, answer). An answer is a value to return, an exception to raise, or a callable, which
+    receives the arguments of the call and returns or raises. ``ScriptedLock.STORED`` answers a write with the record
+    that was written.
     """
 
     STORED = object()
@@ -97,10 +97,10 @@ class ScriptedLock:
 
 @contextmanager
 def forced_leader(election: str = "default", *, fencing_token: int = 1) -> Iterator[Term]:
-    """Let this process lead *election* for a while, without a worker or a store: for tests of applications.
+    """Let this process lead *election* inside the block, without a worker or a store: for tests of applications.
 
     Args:
-        election: The only election that this process takes part in meanwhile.
+        election: The only election in which this process takes part inside the block.
         fencing_token: The token of the term.
     """
     term = Term(election, new_identity("forced"), fencing_token)

@@ -1,4 +1,4 @@
-"""What every ledger must do."""
+"""The contract of ledgers, as tests."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class LedgerContract:
     """What every :class:`~celery_leader.ledger.Ledger` must do."""
 
     def make_ledger(self, election: str = "default") -> Ledger:
-        """Return a new ledger object; all that are made in one test share what is stored, nothing at its start."""
+        """Return a new ledger object. In one test, all ledgers of an election share its claims; none exist at first."""
         raise NotImplementedError
 
     def elsewhere(self) -> Callable[[str], Ledger] | None:
-        """Return what makes such ledgers in another process, and can be pickled.
+        """Return a function that makes such ledgers in another process, and can be pickled.
 
-        None when only this one sees the store. It should make ledgers that may wait longer than usual: sixteen threads
-        contend at once.
+        Return None when only this process sees the store. Give these ledgers a longer timeout than usual: sixteen
+        threads contend at once.
         """
         return None
 
@@ -85,7 +85,7 @@ class LedgerContract:
         assert dict(new.open(2)) == {"a": sample_claim("a", 1)}
 
     def test_lost_data_is_noticed_and_restored(self) -> None:
-        """An emptied ledger refuses claims until its leader wrote back what it knows."""
+        """An emptied ledger refuses claims until its leader has written back the claims that it knows."""
         ledger = self.make_ledger()
         ledger.open(7)
         known = sample_claim("a", 1, sent=True)
@@ -98,7 +98,7 @@ class LedgerContract:
         assert dict(self.make_ledger().open(7)) == {"a": known}
 
     def test_restore_leaves_later_claims(self) -> None:
-        """What the ledger knows better stays."""
+        """A restored claim replaces no later one."""
         ledger = self.make_ledger()
         ledger.open(1)
         ledger.claim(1, [sample_claim("a", 9)])
@@ -146,7 +146,7 @@ class LedgerContract:
         assert (last.tick.due_at, last.task_id) == (sample_claim(second=wins[-1].second).tick.due_at, wins[-1].task_id)
 
     def test_a_thousand_claims_go_together(self) -> None:
-        """A batch is answered claim by claim, in its order; what was claimed before is refused and left as it is."""
+        """A batch has an answer for each claim, in its order. A tick that was claimed before stays as it is."""
         ledger = self.make_ledger()
         ledger.open(1)
         known = [number for number in range(1000) if number % 7 == 0]
@@ -163,11 +163,11 @@ class LedgerContract:
 
     @staticmethod
     def _confirmed(stored: Claim, confirmed: Claim) -> Claim:
-        """Return what becomes of *stored* when *confirmed* is confirmed: sent, if it is of the same tick."""
+        """Return *stored* after *confirmed* was confirmed: it is sent if both are of the same tick."""
         return replace(stored, sent=stored.tick == confirmed.tick)
 
     def test_the_same_entry_may_come_twice_in_a_batch(self) -> None:
-        """Of two ticks the later one counts, whichever comes first."""
+        """Of two ticks the later one counts, in either order."""
         ledger = self.make_ledger()
         ledger.open(1)
         claims = [sample_claim("a", 1), sample_claim("a", 2), sample_claim("b", 2), sample_claim("b", 1)]
@@ -175,7 +175,7 @@ class LedgerContract:
         assert dict(self.make_ledger().open(1)) == {"a": claims[1], "b": claims[2]}
 
     def test_an_empty_batch_is_nothing(self) -> None:
-        """But a caller whose term is over learns it."""
+        """A stale term is refused all the same."""
         ledger = self.make_ledger()
         ledger.open(2)
         assert list(ledger.claim(2, [])) == []
@@ -202,8 +202,8 @@ class LedgerContract:
         ledger.forget(1, names[:1])
         assert dict(ledger.open(1)) == {claim.tick.entry: replace(claim, sent=True) for claim in claims[1:]}
 
-    def test_what_cannot_be_kept_is_told_of(self) -> None:
-        """A name that the store can't keep is an answer of its own, and nothing of its batch is stored."""
+    def test_a_claim_that_cannot_be_stored_is_refused(self) -> None:
+        """A name that the store can't keep has an error of its own, and nothing of its batch is stored."""
         ledger = self.make_ledger()
         ledger.open(1)
         names = ["with\0NUL", "half \ud800 a pair", "n" * 100_000, "controls \x1b[31m\r\n\u202e"]
@@ -231,7 +231,7 @@ class LedgerContract:
 
 
 class _Win(NamedTuple):
-    """A tick that somebody claimed: which, by what id, and when the call began (monotonic, one for all processes)."""
+    """A tick that a thread claimed: its second, its task id, and when the call began (monotonic, for all processes)."""
 
     second: int
     task_id: str
@@ -239,14 +239,14 @@ class _Win(NamedTuple):
 
 
 class _Wins(NamedTuple):
-    """What a process claimed, and when its opening of the ledger was answered."""
+    """The ticks that a player claimed, and when the ledger had answered its open()."""
 
     wins: list[_Win]
     opened_at: float
 
 
 def _claim(make: Callable[[str], Ledger], process: int, meet: Meet) -> _Wins:
-    """Claim one tick after the other: the first process for the old term until it is refused, the other for the new."""
+    """Claim one tick after the other: player 0 for the old term until it is refused, the other for the new term."""
     opened_at = 0.0
 
     def claim(thread: int, meet: Meet) -> list[_Win]:

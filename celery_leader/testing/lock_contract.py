@@ -1,4 +1,4 @@
-"""What every lock must do."""
+"""The contract of locks, as tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from celery_leader.exceptions import RecordConflict, RecordNotFound
 from celery_leader.testing.contests import Meet, assert_one_winner, contest, race, raises, threads_of, values
 from celery_leader.testing.samples import sample_record
 
-#: Names that somebody will give to an election.
+#: Names that a user may give to an election.
 NAMES = ("n" * 200, "выборы 選舉 🗳", 'it\'s "100 %s" {x}; --', "a/b:c*?", "Default")
 ROUNDS = 3  # of a contest to create
 UPDATES = 40  # in a contest to update
@@ -23,21 +23,21 @@ UPDATES = 40  # in a contest to update
 class LockContract:
     """What every :class:`~celery_leader.election.Lock` must do."""
 
-    #: Whether :meth:`wait` of another lock object ends with a change of holder. Some stores notify, others are polled.
+    #: Whether a change of holder ends the :meth:`wait` of another lock object. Some stores notify, others are polled.
     tells_of_changes = False
 
     def make_lock(self, election: str = "default") -> Lock:
-        """Return a new lock object; all that are made for one election in one test share its record.
+        """Return a new lock object. In one test, all locks of an election share its record.
 
         At the start of a test no record exists.
         """
         raise NotImplementedError
 
     def elsewhere(self) -> Callable[[str], Lock] | None:
-        """Return what makes such locks in another process, and can be pickled.
+        """Return a function that makes such locks in another process, and can be pickled.
 
-        None when only this one sees the store. It should make locks that may wait longer than usual: sixteen threads
-        contend at once.
+        Return None when only this process sees the store. Give these locks a longer timeout than usual: sixteen
+        threads contend at once.
         """
         return None
 
@@ -72,7 +72,7 @@ class LockContract:
         assert self.make_lock().get().record == record
 
     def test_elections_may_have_any_name(self) -> None:
-        """Each is an election of its own, whatever characters its name has."""
+        """Each name is an election of its own, whatever characters it has."""
         for name in NAMES:
             self.make_lock(name).create(sample_record(holder_identity=name))
         for name in NAMES:
@@ -118,7 +118,7 @@ class LockContract:
         raises(RecordConflict, lambda: lock.update(sample_record(holder_identity="c"), old))
 
     def test_update_refuses_when_there_is_no_record(self) -> None:
-        """What is gone is not what was seen."""
+        """A record that is gone is not the one that the writer has read."""
         raises(RecordConflict, lambda: self.make_lock().update(sample_record(), StoredRecord(sample_record(), "1")))
 
     def test_elections_are_independent(self) -> None:
@@ -163,13 +163,13 @@ class LockContract:
         assert self.make_lock().get().record.fencing_token == 1 + UPDATES
 
     def test_wait_sleeps_no_longer_than_it_may(self) -> None:
-        """Nothing changes, and the sleep ends."""
+        """The sleep ends although nothing changes."""
         begun = time.monotonic()
         self.make_lock().wait(0.05)
         assert time.monotonic() - begun < 2
 
     def test_interrupt_ends_a_wait(self) -> None:
-        """Another thread can end a long sleep, whether it has begun yet or not."""
+        """Another thread can end a long sleep, even before it begins."""
         lock = self.make_lock()
         threading.Timer(0.05, lock.interrupt).start()
         begun = time.monotonic()
@@ -179,12 +179,12 @@ class LockContract:
         assert time.monotonic() - begun < 10
 
     def test_wait_hears_of_a_release(self) -> None:
-        """Locks that tell of changes end a follower's sleep when the holder changes."""
+        """Locks that notify end a follower's sleep when the holder changes."""
         if not self.tells_of_changes:
             return
         leader, follower = self.make_lock(), self.make_lock()
         stored = leader.create(sample_record())
-        follower.wait(0.05)  # from the first wait on it listens
+        follower.wait(0.05)  # the first wait starts listening
         heard = threading.Event()
 
         def listen() -> None:
@@ -197,7 +197,7 @@ class LockContract:
             stored = leader.update(replace(stored.record, holder_identity="a"), stored)
             if heard.wait(0.1):
                 return
-        raise AssertionError("the wait was not ended by any of 50 changes of holder")
+        raise AssertionError("none of 50 changes of holder ended the wait")
 
     def test_close_may_be_repeated_and_undone(self) -> None:
         """A closed lock opens its connections again when it is used."""
@@ -208,12 +208,12 @@ class LockContract:
         assert lock.get().record == sample_record()
 
     def test_describe_is_text(self) -> None:
-        """Logs name the place."""
+        """Logs name the store."""
         assert self.make_lock().describe()
 
 
 def _create(make: Callable[[str], Lock], process: int, meet: Meet) -> list[list[str]]:
-    """Create the record of one election after the other; return what came of it, by election."""
+    """Create the record of one election after the other; return the threads' outcomes, by election."""
 
     def create(thread: int, meet: Meet) -> list[str]:
         outcomes = []
@@ -231,7 +231,7 @@ def _create(make: Callable[[str], Lock], process: int, meet: Meet) -> list[list[
 
 
 def _update(make: Callable[[str], Lock], process: int, meet: Meet) -> list[int]:
-    """Count one up until all is counted; return the numbers that were written here."""
+    """Count up to the end; return the numbers that this player wrote."""
 
     def update(thread: int, meet: Meet) -> list[int]:
         done = []

@@ -1,4 +1,4 @@
-"""Values to store: every field set, and none to a default."""
+"""Records and claims to store, with no field at its default."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 from celery import Celery
+from celery._state import get_current_app
 from django.core.checks import run_checks
 
 from celery_leader.backends import urls
@@ -36,15 +38,25 @@ def test_without_a_setting_the_default_database_is_meant(backend: Any) -> None:
     assert backend(None) == []
 
 
-@pytest.mark.parametrize("url", ["django-db://default", "django-db://", "memory://"])
+@pytest.mark.parametrize("url", ["django-db://default/", "DJANGO-DB://", "memory://", "redis://localhost"])
 def test_what_works_is_silent(backend: Any, url: str) -> None:
     """Memory is fine while developing."""
     assert backend(url, DEBUG=True) == []
 
 
-def test_a_scheduler_without_django_celery_beat_is_no_concern(backend: Any) -> None:
-    """Its admin is what a short name is warned of for."""
-    assert backend(None, CELERY_BEAT_SCHEDULER="leader") == []
+@pytest.mark.parametrize(("installed", "found"), [(True, ["celery_leader.W003"]), (False, [])])
+def test_w003_short_names_of_schedulers(
+    backend: Any, monkeypatch: pytest.MonkeyPatch, installed: bool, found: list[str]
+) -> None:
+    """Only the admin of django-celery-beat does not know them. The hint has the name that it knows."""
+    points = entry_points(group="celery.beat_schedulers")
+    names = {point.name: point.value for point in points if "celery_leader" in point.value}
+    assert names == checks._SHORT_NAMES
+    monkeypatch.setattr(checks.apps, "is_installed", lambda name: installed)
+    for name in [*names, "django", None]:
+        messages = backend(None, CELERY_BEAT_SCHEDULER=name)
+        assert [identity for identity, _ in messages] == (found if name in names else [])
+        assert [text for _, text in messages if f"CELERY_BEAT_SCHEDULER is {name!r}" not in text] == []
 
 
 def test_e001_alias_unknown(backend: Any) -> None:
@@ -77,6 +89,13 @@ def test_passwords_are_not_shown(backend: Any) -> None:
     assert "secret" not in text
 
 
+def test_e002_options_of_a_client(backend: Any) -> None:
+    """They are looked at with the URL."""
+    [(identity, text)] = backend("redis://localhost", CELERY_LEADER_BACKEND_OPTIONS={"nonsense": 60})
+    assert identity == "celery_leader.E002"
+    assert "nonsense" in text
+
+
 def test_w001_memory_outside_debug(backend: Any) -> None:
     """Every process would lead."""
     assert [identity for identity, _ in backend("memory://")] == ["celery_leader.W001"]
@@ -87,6 +106,13 @@ def test_w002_sqlite_in_memory(backend: Any, sqlite_alias: str, name: str) -> No
     """A warning only: a project's tests do so."""
     with variant(sqlite_alias, NAME=name) as alias:
         assert [identity for identity, _ in backend(f"django-db://{alias}")] == ["celery_leader.W002"]
+
+
+def test_an_engine_that_django_can_not_load_is_djangos_to_report(sqlite_alias: str, settings: Any) -> None:
+    """Its driver is missing, say."""
+    with variant(sqlite_alias, ENGINE="django.db.backends.oracle") as alias:
+        settings.CELERY_LEADER_BACKEND = f"django-db://{alias}"
+        assert checks.check_backend() == []
 
 
 # -- what workers refuse -----------------------------------------------------------------------------------------
@@ -105,7 +131,9 @@ def ours(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             made.config_from_object("django.conf:settings", namespace="CELERY")
             set_up.add(made)
             kept.append(made)
-        return [(message.id, message.msg) for message in checks.check_settings()]
+        messages = checks.check_settings()
+        assert all(message.hint for message in messages)
+        return [(message.id, message.msg) for message in messages]
 
     kept: list[Celery] = []
     return check
@@ -143,6 +171,8 @@ def test_w004_setup_was_forgotten(ours: Any) -> None:
 
 
 def test_an_app_that_is_set_up_is_fine(ours: Any) -> None:
-    """And so is a project without any setting of ours."""
+    """And so is a project without any setting of ours. No check makes its own app the current one."""
+    current = get_current_app()
     assert ours(app=False) == []
+    assert get_current_app() is current
     assert ours(app=True, CELERY_LEADER_BEAT=True) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,7 +14,7 @@ from django.db import connections
 
 from celery_leader.backends import open_backend
 from celery_leader.django.models import Election, Fence
-from celery_leader.django.notifications import channel_of
+from celery_leader.django.notifications import _take, channel_of
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.testing import sample_record
 from tests.databases import variant
@@ -270,6 +271,16 @@ def test_any_name_has_a_channel(pg: str, backend_of: Callable[..., Any], name: s
 def test_a_short_name_can_be_read_in_its_channel() -> None:
     """So that an operator can listen, too."""
     assert channel_of("proj:default") == "celery-leader:proj:default"
+
+
+def test_psycopg_2_is_heard() -> None:
+    """It keeps a list of what it has read, which is ours to empty."""
+    polls: list[int] = []
+    payloads = [SimpleNamespace(payload=holder) for holder in ("a", "")]
+    connection = SimpleNamespace(poll=lambda: polls.append(1), notifies=payloads)
+    assert _take(connection) == ["a", ""]
+    assert _take(connection) == []
+    assert len(polls) == 2
 
 
 def test_other_databases_are_polled(sqlite_alias: str, backend_of: Callable[..., Any]) -> None:

@@ -9,6 +9,8 @@ from celery import Celery, Task
 
 import celery_leader
 from celery_leader import leader_only
+from celery_leader.tasks.routing import leader_queue
+from tests.tasks.deliveries import taken
 
 
 @pytest.fixture
@@ -45,5 +47,8 @@ def app() -> Iterator[Celery]:
     def plain() -> None: ...
 
     app.finalize()
+    for election in ("default", "reports"):  # memory is one for all apps
+        taken(app, leader_queue(app, election))
+    taken(app)
     yield app
     app.close()

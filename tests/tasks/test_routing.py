@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from kombu import Exchange, Queue
 
 import celery_leader
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.tasks import routing
 from celery_leader.tasks.routing import LeaderRouter, leader_queue
 from tests.tasks.deliveries import taken
 
@@ -20,7 +22,6 @@ def test_every_way_to_call_leads_to_the_leaders_queue(app: Celery, how: str) -> 
     """And no other queue gets anything."""
     task = app.tasks["forwards"]
     queue = leader_queue(app, "default")
-    taken(app, queue)
     match how:
         case "delay":
             task.delay(1)
@@ -89,8 +90,8 @@ def test_publishers_need_no_store() -> None:
     assert leader_queue(app, "default").name == "mine.default"
 
 
-def test_an_app_can_be_pickled_for_pools_that_spawn() -> None:
-    """Its settings travel whole; the router finds its app where it arrives."""
+def test_an_app_can_be_pickled_for_pools_that_spawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings travel whole; the router finds the current app where it arrives."""
     app = Celery("proj", broker="memory://", include=["json"], set_as_current=False)
     app.conf.update(leader_backend="memory://", task_default_queue="mine")
     celery_leader.setup(app)
@@ -98,7 +99,11 @@ def test_an_app_can_be_pickled_for_pools_that_spawn() -> None:
     copy = pickle.loads(pickle.dumps(app))
     assert copy.conf.include == ["json"]
     assert copy.conf.task_default_queue == "mine"
-    assert [type(route) for route in copy.conf.task_routes] == [LeaderRouter]
+    [router] = copy.conf.task_routes
+    assert type(router) is LeaderRouter
+    monkeypatch.setattr(routing, "current_app", SimpleNamespace(_get_current_object=lambda: copy))
+    copy.conf.leader_queue_prefix = "copy."
+    assert "copy." in repr(router)
 
 
 def test_the_router_says_what_it_does(app: Celery) -> None:
@@ -119,4 +124,12 @@ def test_what_would_call_the_task_anywhere_is_refused_where_it_is_sent(app: Cele
     with pytest.raises(ConfigurationError, match=r"forwards is reserved for a leader.*group\(forwards\.s\(item\)"):
         send(guarded)
     send(plain)
+    assert len(taken(app)) == 1
+
+
+def test_a_map_by_name_is_refused_where_it_is_sent(app: Celery) -> None:
+    """Positional arguments are not looked into: a worker refuses to run that map."""
+    with pytest.raises(ConfigurationError, match="forwards is reserved for a leader"):
+        app.send_task("celery.map", kwargs={"task": "forwards", "it": [1]})
+    app.send_task("celery.map", ("forwards", [1]))
     assert len(taken(app)) == 1
