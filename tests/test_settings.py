@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -88,7 +89,8 @@ def test_each_key_refuses_what_it_can_not_be(name: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, LONGEST + 1, True])
 def test_a_duration_that_is_no_duration_is_refused(name: str, value: float) -> None:
     """Ten years are the most."""
-    assert getattr(settings_of(**{f"leader_{name}": LONGEST}), name) == LONGEST
+    for fine in (LONGEST, 0.5):
+        assert getattr(settings_of(**{f"leader_{name}": fine}), name) == fine
     with pytest.raises(ConfigurationError, match=f"leader_{name} must be a"):
         settings_of(**{f"leader_{name}": value})
 
@@ -203,6 +205,28 @@ def test_all_wrong_settings_are_told_at_once() -> None:
 def test_a_backend_must_be_named_without_django(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no store to guess."""
     monkeypatch.delitem(sys.modules, "django.conf")
+    with pytest.raises(ConfigurationError, match="leader_backend is not set"):
+        settings_of(leader_backend=None)
+
+
+@pytest.mark.parametrize(
+    ("installed", "backend"),
+    [
+        (["celery_leader.django"], "django-db://default"),
+        (["shop", "celery_leader.django.apps.LeaderConfig"], "django-db://default"),
+        (["shop", "celery_leader.djangofan"], None),
+        ([], None),
+    ],
+)
+def test_a_database_is_only_guessed_where_our_app_is(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], backend: str | None
+) -> None:
+    """Other projects of Django's have no tables of ours."""
+    project = SimpleNamespace(configured=True, INSTALLED_APPS=installed)
+    monkeypatch.setitem(sys.modules, "django.conf", SimpleNamespace(settings=project))
+    if backend:
+        assert settings_of(leader_backend=None).backend == backend
+        project.configured = False
     with pytest.raises(ConfigurationError, match="leader_backend is not set"):
         settings_of(leader_backend=None)
 

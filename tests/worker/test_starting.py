@@ -121,6 +121,25 @@ def test_options_that_contradict_each_other_are_refused(
         make_worker(**options)
 
 
+def test_a_wrong_setting_is_refused(app: Celery, make_worker: MakeWorker) -> None:
+    """A worker that started all the same would never lead."""
+    app.conf.leader_lease = 5
+    with pytest.raises(StartRefused, match="Unknown setting leader_lease"):
+        make_worker()
+
+
+def test_a_worker_that_takes_no_part_needs_no_store(
+    app: Celery, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It only can't check whether others lead, and says so."""
+    caplog.set_level("INFO", "celery_leader")
+    app.conf.leader_backend = "nowhere://"
+    worker = make_worker(without_leader=True)
+    worker.start()
+    assert leader_threads() == []
+    assert "can't check whether its guarded and periodic tasks have a leader: leader_backend names no" in caplog.text
+
+
 def test_a_store_that_can_not_be_used_is_refused(
     make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
