@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
 
+from celery_leader.beat.batch import Heap
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.due_times import due_after, fingerprint, where_it_lives
+from celery_leader.beat.due_times import Entry, due_after, fingerprint, where_it_lives
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.runs import Run
 
@@ -38,24 +39,25 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
         """Note that all due runs are sent; return how long (seconds) to wait instead of *delay*."""
         return delay
 
-    def find_entry(self, name: str) -> Any:
+    def find_entry(self, name: str) -> Entry | None:
         """Return the entry *name* as it is now, None when there is none."""
-        return self.schedule.get(name)
+        entry: Entry | None = self.schedule.get(name)
+        return entry
 
     def still_exist(self, names: Collection[str]) -> Collection[str]:
         """Return which of *names*, which are not in the schedule at the moment, may come back."""
         return ()
 
-    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+    def due_time(self, entry: Entry, now: datetime) -> datetime | None:
         """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
         return due_after(entry.schedule, entry.last_run_at, now)
 
-    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
+    def set_last_run(self, entry: Entry, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
         entry.last_run_at = last_run_at
         entry.total_run_count = total_run_count
 
-    def recall(self, claims: Claims, entry: Any) -> bool:
+    def recall(self, claims: Claims, entry: Entry) -> bool:
         """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
         claim = claims.get(entry.name)
         if claim is None or claim.schedule != fingerprint(entry.schedule):
@@ -68,18 +70,18 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
         entry = run.entry if run.claim.sent else self.reserve(run.entry)
         self.set_last_run(entry, run.last_run_at, run.claim.run_count)
 
-    def apply_as_base(self, entry: Any, producer: Any) -> None:
+    def apply_as_base(self, entry: Entry, producer: Any) -> None:
         """Have the base send a run of *entry* as its own ``tick`` does."""
         super().apply_entry(entry, producer=producer)
 
     @property
-    def heap(self) -> list[Any] | None:
+    def heap(self) -> Heap | None:
         """Celery's heap of entries; None for a base that has none, and until the next tick makes one."""
-        heap: list[Any] | None = self._heap
+        heap: Heap | None = self._heap
         return heap
 
     @heap.setter
-    def heap(self, heap: list[Any] | None) -> None:
+    def heap(self, heap: Heap | None) -> None:
         self._heap = heap
 
     def now(self) -> datetime:

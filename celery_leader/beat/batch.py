@@ -7,12 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from celery.beat import event_t
 
 from celery_leader.beat.claims import BATCH, Claims
-from celery_leader.beat.due_times import utc
+from celery_leader.beat.due_times import Entry, utc
 from celery_leader.beat.runs import Planner, Run
 from celery_leader.election.limits import shown_value
 from celery_leader.ledger import Claim
@@ -23,20 +23,25 @@ logger = logging.getLogger(__name__)
 PAUSE = 1.0
 
 
+#: Celery's ``event_t``, an entry on the heap: a time (seconds since the epoch), a priority, and the entry.
+Event: TypeAlias = Any
+Heap: TypeAlias = list[Event]
+
+
 class Host(Protocol):
     """The scheduler of a batch: Celery's methods, and those that adapters override."""
 
     max_interval: float
     #: Celery's heap of entries; None for a base that has none, and until the next tick makes one.
-    heap: list[Any] | None
+    heap: Heap | None
 
     def adjust(self, n: float) -> float:
         """Return how long to wait instead of *n* seconds."""
 
-    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+    def due_time(self, entry: Entry, now: datetime) -> datetime | None:
         """Return since when *entry* has been due."""
 
-    def set_last_run(self, entry: Any, last_run_at: datetime, total_run_count: int) -> None:
+    def set_last_run(self, entry: Entry, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
 
 
@@ -48,13 +53,14 @@ class _Due(NamedTuple):
         delay: Seconds until it is due again.
     """
 
-    event: Any
+    event: Event
     delay: float
 
     @property
-    def entry(self) -> Any:
+    def entry(self) -> Entry:
         """The entry."""
-        return self.event.entry
+        entry: Entry = self.event.entry
+        return entry
 
 
 class _Claimed(NamedTuple):
@@ -77,7 +83,7 @@ class Batch:
         claims: Claims,
         now: datetime,
         *,
-        look: Callable[[Any], tuple[bool, float]],
+        look: Callable[[Entry], tuple[bool, float]],
         claim: Callable[[Sequence[Run]], list[bool]],
         can_send: Callable[[Claim], bool],
     ) -> None:
@@ -104,11 +110,11 @@ class Batch:
         self._can_send = can_send
         self._timestamp = now.timestamp()
         self._claimed: dict[str, _Claimed] = {}  # and not sent yet
-        self._advanced: tuple[Any, float] | None = None
-        self._queue: deque[Any] = deque()  # their events, which the heap will hold one by one
-        self._shown: list[Any] | None = None  # the base's heap, with one claimed entry in it
-        self._last: Any = None  # the entry that it showed last
-        self._rest: list[Any] = []  # a heap of all others
+        self._advanced: tuple[Entry, float] | None = None
+        self._queue: deque[Event] = deque()  # their events, which the heap will hold one by one
+        self._shown: Heap | None = None  # the base's heap, with one claimed entry in it
+        self._last: Event = None  # the entry that it showed last
+        self._rest: Heap = []  # a heap of all others
         self._is_held = False
         self._is_outdated = False
 
@@ -117,7 +123,7 @@ class Batch:
         """Whether there are claimed runs that are not sent yet."""
         return bool(self._claimed)
 
-    def is_due(self, entry: Any) -> tuple[bool, float]:
+    def is_due(self, entry: Entry) -> tuple[bool, float]:
         """Return whether the base is to send *entry* now, and in how many seconds to look again."""
         if entry.name not in self._claimed:
             entries = self._host.heap
@@ -130,12 +136,12 @@ class Batch:
         self._is_held = not self._can_send(run.claim)
         return (False, PAUSE) if self._is_held else (True, due.delay)
 
-    def take(self, entry: Any) -> Run | None:
+    def take(self, entry: Entry) -> Run | None:
         """Return the claimed run of *entry*, which is sent now; None when there is none."""
         claimed = self._claimed.pop(entry.name, None)
         return claimed and claimed.run
 
-    def advance(self, entry: Any, advanced: Any) -> None:
+    def advance(self, entry: Entry, advanced: Entry) -> None:
         """Let *advanced*, which takes the place of *entry*, have the last run that was claimed."""
         if entry.name not in self._claimed:
             return
@@ -144,7 +150,7 @@ class Batch:
         if run.by_due_time:
             self._advanced = advanced, self._seconds_to_next(advanced, due.delay)
 
-    def when(self, entry: Any, delay: float) -> float:
+    def when(self, entry: Entry, delay: float) -> float:
         """Return when (seconds since the epoch) to look at *entry* again, for which the base has *delay* in mind."""
         advanced, self._advanced = self._advanced, None
         wait = advanced[1] if advanced and advanced[0] is entry else self._host.adjust(delay) or 0
@@ -175,11 +181,11 @@ class Batch:
             self._shown[:] = self._rest
         return not (self._claimed or self._is_outdated or self.error)
 
-    def _hide(self, entries: list[Any]) -> None:
+    def _hide(self, entries: Heap) -> None:
         """Put what the base put on its heap, or left there, to the rest; claimed entries are not part of that yet."""
         _put_back(self._rest, [event for event in entries if event.entry.name not in self._claimed])
 
-    def _claim_all_due(self, entries: list[Any]) -> None:
+    def _claim_all_due(self, entries: Heap) -> None:
         """Claim the runs of all that is due on the base's heap, which holds one of them afterwards."""
         found = _take_due(entries, self._timestamp, self._look, most=BATCH)
         try:
@@ -192,7 +198,7 @@ class Batch:
             self._shown, self._rest = entries, entries[:]
             entries[:] = [self._queue[0]]
 
-    def _claim_found(self, entries: list[Any], found: Sequence[_Due]) -> None:
+    def _claim_found(self, entries: Heap, found: Sequence[_Due]) -> None:
         planned = [(due, run) for due in found if (run := self._planned(entries, due))]
         if not planned:
             return
@@ -204,7 +210,7 @@ class Batch:
                 _put_later(entries, due.event, self._timestamp + PAUSE)
                 self._is_outdated |= self._claims.can_keep(run.entry.name)
 
-    def _planned(self, entries: list[Any], due: _Due) -> Run | None:
+    def _planned(self, entries: Heap, due: _Due) -> Run | None:
         """Return the run to claim; None, and look again later, if the run before waits or planning fails."""
         wait = PAUSE
         if self._may_be_claimed(due.entry):
@@ -216,11 +222,11 @@ class Batch:
         _put_later(entries, due.event, self._timestamp + wait)
         return None
 
-    def _may_be_claimed(self, entry: Any) -> bool:
+    def _may_be_claimed(self, entry: Entry) -> bool:
         """Return whether a run of *entry* can be claimed: none before it waits, and the ledger can keep it."""
         return not self._claims.waits(entry.name) and self._claims.can_keep(entry.name)
 
-    def _is_ours(self, entries: list[Any], due: _Due, run: Run) -> None:
+    def _is_ours(self, entries: Heap, due: _Due, run: Run) -> None:
         if run.claim.sent:  # let go
             self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
             _put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))
@@ -228,7 +234,7 @@ class Batch:
             self._claimed[due.entry.name] = _Claimed(run, due)
             self._queue.append(due.event)
 
-    def _seconds_to_next(self, entry: Any, delay: float) -> float:
+    def _seconds_to_next(self, entry: Entry, delay: float) -> float:
         """Return in how many seconds *entry*, whose runs are counted by due time, is due; *delay* if nothing tells."""
         due = self._host.due_time(entry, self.now)
         return max(0.0, (due - utc(self.now)).total_seconds()) if due else delay
@@ -239,10 +245,10 @@ _PRIORITY = 5
 
 
 def make_heap(
-    entries: Iterable[Any],
-    look: Callable[[Any], tuple[bool, float]],
-    when: Callable[[Any, float], float],
-) -> list[Any]:
+    entries: Iterable[Entry],
+    look: Callable[[Entry], tuple[bool, float]],
+    when: Callable[[Entry, float], float],
+) -> Heap:
     """Return a heap of *entries*.
 
     Args:
@@ -256,7 +262,7 @@ def make_heap(
     return made
 
 
-def _take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, float]], *, most: int) -> list[_Due]:
+def _take_due(heap: Heap, now: float, look: Callable[[Entry], tuple[bool, float]], *, most: int) -> list[_Due]:
     """Take the entries that are due off *heap* and return them.
 
     Args:
@@ -266,7 +272,7 @@ def _take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, flo
         most: How many to take at the most.
     """
     taken: list[_Due] = []
-    too_early: list[tuple[Any, float]] = []
+    too_early: list[tuple[Event, float]] = []
     while heap and len(taken) < most and heap[0][0] <= now:
         event = heapq.heappop(heap)
         is_due, delay = look(event.entry)
@@ -279,12 +285,12 @@ def _take_due(heap: list[Any], now: float, look: Callable[[Any], tuple[bool, flo
     return taken
 
 
-def _put_back(heap: list[Any], events: Iterable[Any]) -> None:
+def _put_back(heap: Heap, events: Iterable[Event]) -> None:
     """Put *events* on *heap* again, where they were."""
     for event in events:
         heapq.heappush(heap, event)
 
 
-def _put_later(heap: list[Any], event: Any, time: float) -> None:
+def _put_later(heap: Heap, event: Event, time: float) -> None:
     """Put the entry of *event* on *heap* again, to be looked at when it is *time*."""
     heapq.heappush(heap, event_t(time, event.priority, event.entry))

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import schedules
 
-from celery_leader.beat.due_times import due_after, is_interval, zone_of
+from celery_leader.beat.due_times import Entry, due_after, is_interval, zone_of
 from celery_leader.election.limits import is_duration
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.settings import CATCH_UP_POLICIES, LeaderSettings
@@ -79,7 +79,7 @@ class Plan:
     last_run_at: datetime | None = None
 
 
-def plan(entry: Any, due: datetime, now: datetime, wanted: CatchUp) -> Plan:
+def plan(entry: Entry, due: datetime, now: datetime, wanted: CatchUp) -> Plan:
     """Return what *wanted* makes of *entry*, which has been due since *due* (both UTC)."""
     if wanted.policy == "all":
         return _each(entry.schedule, due, now, wanted.window)

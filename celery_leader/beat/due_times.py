@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone, tzinfo
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from celery import schedules
 
@@ -22,6 +22,24 @@ _NAMESPACE = uuid.UUID("6f2f4a0e-5d0b-5c8f-9f0a-0c1e5a7d9b3e")
 _MAX_FINGERPRINT = 160
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+class Entry(Protocol):
+    """An entry of a schedule, as Celery has it.
+
+    Attributes:
+        name: Its name in the schedule.
+        schedule: When it is due: anything with Celery's ``is_due``.
+        last_run_at: When it ran last; None when it never did.
+        total_run_count: How often it ran.
+        options: What its messages are sent with.
+    """
+
+    name: str
+    schedule: Any
+    last_run_at: datetime | None
+    total_run_count: int | None
+    options: dict[str, Any]
 
 
 def due_after(schedule: Any, last_run: datetime | None, now: datetime) -> datetime | None:
@@ -114,7 +132,7 @@ def fingerprint(schedule: Any) -> str:
     return sys.intern(text)  # kept for each of thousands of entries, which share a few
 
 
-def share_schedule(entry: Any, shared: dict[str, Any]) -> Any:
+def share_schedule(entry: Entry, shared: dict[str, Any]) -> Entry:
     """Let *entry*, which is returned, share its schedule with all that have an equal one: a crontab takes kilobytes."""
     schedule = entry.schedule
     if type(schedule) in (schedules.schedule, schedules.crontab) and schedule.nowfun is None:

@@ -14,7 +14,7 @@ from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab
 
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.due_times import StoppedClocks, due_after, is_interval, share_schedule, utc
+from celery_leader.beat.due_times import Entry, StoppedClocks, due_after, is_interval, share_schedule, utc
 from celery_leader.beat.runs import Planner
 from celery_leader.election.limits import shown_value
 
@@ -80,10 +80,10 @@ class Host(Protocol):
     def now(self) -> datetime:
         """Return the time by the app's clock."""
 
-    def due_time(self, entry: Any, now: datetime) -> datetime | None:
+    def due_time(self, entry: Entry, now: datetime) -> datetime | None:
         """Return since when *entry*, which is due at *now*, has been due."""
 
-    def recall(self, claims: Claims, entry: Any) -> bool:
+    def recall(self, claims: Claims, entry: Entry) -> bool:
         """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
 
     def still_exist(self, names: Collection[str]) -> Collection[str]:
@@ -93,7 +93,7 @@ class Host(Protocol):
 class Entries:
     """A base scheduler's entries: which of them are due, and when they ran last according to the ledger."""
 
-    def __init__(self, host: Host, traits: Traits, planner: Planner, is_due: Callable[[Any], Any]) -> None:
+    def __init__(self, host: Host, traits: Traits, planner: Planner, is_due: Callable[[Entry], Any]) -> None:
         """Prepare.
 
         Args:
@@ -115,7 +115,7 @@ class Entries:
 
     # -- due entries ---------------------------------------------------------------------------------------------
 
-    def look(self, clocks: StoppedClocks, entry: Any) -> tuple[bool, float]:
+    def look(self, clocks: StoppedClocks, entry: Entry) -> tuple[bool, float]:
         """Return whether the base takes *entry* for due at *clocks*' moment, and in how many seconds to look again."""
         try:
             clocks.stop(entry.schedule)
@@ -133,26 +133,26 @@ class Entries:
                (celery.schedules.schedule, "is_due"))  # fmt: skip
         self._is_unobserved = self._traits.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
 
-    def makes_new(self, entry: Any) -> bool:
+    def makes_new(self, entry: Entry) -> bool:
         """Return whether another entry takes the place of *entry* when it has run; see Celery's ``reserve``.
 
         Celery copies it, so that an error between here and sending leaves the old one. Ours is claimed by then.
         """
         return not (self._is_unobserved and type(entry) is ScheduleEntry)
 
-    def _ask(self, entry: Any) -> Any:
+    def _ask(self, entry: Entry) -> Any:
         """Return the base's answer for *entry*: whether it is due, and in how many seconds to look again.
 
         For plain intervals by arithmetic, which takes a third of the time, unless other code wraps the question.
         """
         schedule, last_run = entry.schedule, entry.last_run_at
-        has_zone = last_run is not None and last_run.tzinfo is not None
-        if not (self._is_unobserved and type(entry) is ScheduleEntry and is_interval(schedule) and has_zone):
+        is_plain = self._is_unobserved and type(entry) is ScheduleEntry and is_interval(schedule)
+        if not is_plain or last_run is None or last_run.tzinfo is None:
             return self._is_due(entry)
         left = (utc(last_run) + schedule.run_every - utc(schedule.now())).total_seconds()
         return (True, schedule.seconds) if left <= 0 else (False, left)
 
-    def _judge(self, entry: Any, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
+    def _judge(self, entry: Entry, now: datetime, is_due: bool, delay: Any) -> tuple[bool, Any]:
         """Correct the base's answer whether *entry* is due, and when to look again.
 
         A crontab is due at the due time of its tick. Celery says otherwise in the hour that comes twice when clocks are
@@ -191,11 +191,13 @@ class Entries:
 
     # -- last runs -----------------------------------------------------------------------------------------------
 
-    def know(self, claims: Claims, entries: Iterable[Any]) -> None:
+    def know(self, claims: Claims, entries: Iterable[Entry]) -> None:
         """Set *entries* to their last runs in the ledger; add those that it lacks, or has of another schedule."""
         unknown = [entry for entry in entries if not self._host.recall(claims, share_schedule(entry, self._schedules))]
         claims.start_afresh(
-            self.planner.first_sight(entry, claims.get(entry.name)) for entry in unknown if entry.last_run_at
+            self.planner.first_sight(entry, entry.last_run_at, claims.get(entry.name))
+            for entry in unknown
+            if entry.last_run_at
         )
 
     def prune(self, claims: Claims, schedule: Collection[str]) -> None:

@@ -15,7 +15,7 @@ from celery_leader.beat.base import Base, Farewell
 from celery_leader.beat.batch import Batch, make_heap
 from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.connection import lean, open_connection
-from celery_leader.beat.due_times import StoppedClocks
+from celery_leader.beat.due_times import Entry, StoppedClocks
 from celery_leader.beat.entries import Entries, Traits
 from celery_leader.beat.leading import LeadingTerm, Takeover
 from celery_leader.beat.outbox import Outcome, TickCounts
@@ -215,21 +215,21 @@ class LeaderMixin(Base):
     def _batch(self) -> Batch | None:
         return self._leading.batch if self._leading else None
 
-    def is_due(self, entry: Any) -> Any:
+    def is_due(self, entry: Entry) -> Any:
         """Return whether to send *entry* now; see :meth:`celery.beat.Scheduler.is_due`.
 
         An entry that is due is claimed first, with all others that are.
         """
         return self._batch.is_due(entry) if self._batch else super().is_due(entry)
 
-    def reserve(self, entry: Any) -> Any:
+    def reserve(self, entry: Entry) -> Any:
         """See :meth:`celery.beat.Scheduler.reserve`; the last run is the one that was claimed."""
         advanced = super().reserve(entry) if self._entries.makes_new(entry) else entry
         if self._batch:
             self._batch.advance(entry, advanced)
         return advanced
 
-    def _when(self, entry: Any, next_time_to_run: float, *args: Any, **kwargs: Any) -> Any:
+    def _when(self, entry: Entry, next_time_to_run: float, *args: Any, **kwargs: Any) -> Any:
         if self._batch:
             return self._batch.when(entry, next_time_to_run)
         return super()._when(entry, next_time_to_run, *args, **kwargs)
@@ -250,7 +250,7 @@ class LeaderMixin(Base):
 
     def _sendable(self) -> Iterable[Any]:
         """Return the entries that may be sent: those whose ticks can be claimed before."""
-        entries: Iterable[Any] = self.schedule.values()
+        entries: Iterable[Entry] = self.schedule.values()
         return [entry for entry in entries if self._leading is None or self._leading.claims.can_keep(entry.name)]
 
     def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
@@ -286,14 +286,14 @@ class LeaderMixin(Base):
 
     # -- Celery's methods: sending -------------------------------------------------------------------------------
 
-    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+    def apply_entry(self, entry: Entry, producer: Any = None) -> None:
         """Have the base send the run of *entry* that is due; see :meth:`celery.beat.Scheduler.apply_entry`."""
         if self._leading and _has_runs(entry):
             self._leading.apply_entry(entry, producer)
         else:
             super().apply_entry(entry, producer=producer)  # meets apply_async
 
-    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+    def apply_async(self, entry: Entry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """Publish a message of the run that is being sent; see :meth:`celery.beat.Scheduler.apply_async`.
 
         Called by a base that has not claimed a run of *entry*, it claims the one that is due, sends and confirms it.

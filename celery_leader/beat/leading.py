@@ -13,7 +13,7 @@ from celery.beat import SchedulingError
 from celery_leader.beat import batch as batches
 from celery_leader.beat.batch import PAUSE, Batch
 from celery_leader.beat.claims import Claims
-from celery_leader.beat.due_times import StoppedClocks
+from celery_leader.beat.due_times import Entry, StoppedClocks
 from celery_leader.beat.entries import Entries
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
 from celery_leader.beat.publisher import Publisher, Sending
@@ -45,16 +45,16 @@ class Host(batches.Host, Protocol):
     def monotonic(self) -> float:
         """Return a reading (seconds) of the monotonic clock."""
 
-    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
+    def apply_async(self, entry: Entry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """See :meth:`celery.beat.Scheduler.apply_async`."""
 
-    def apply_as_base(self, entry: Any, producer: Any) -> None:
+    def apply_as_base(self, entry: Entry, producer: Any) -> None:
         """Have the base send a run of *entry* as its own ``tick`` does."""
 
     def advance(self, run: Run) -> None:
         """Let the entry of *run*, which is claimed, have run."""
 
-    def find_entry(self, name: str) -> Any:
+    def find_entry(self, name: str) -> Entry | None:
         """Return the entry *name* as it is now, None when there is none."""
 
     def begin_term(self) -> None:
@@ -182,12 +182,12 @@ class LeadingTerm:
 
     # -- one run -------------------------------------------------------------------------------------------------
 
-    def apply_entry(self, entry: Any, producer: Any) -> None:
+    def apply_entry(self, entry: Entry, producer: Any) -> None:
         """Have the base send the run of *entry* that is due."""
         if (run := self._run_of(entry)) and not run.claim.sent:
             self.outbox.offer(run.claim, partial(self._apply, entry, run.claim, producer))
 
-    def apply_alone(self, entry: Any, *, advance: bool, **kwargs: Any) -> Any:
+    def apply_alone(self, entry: Entry, *, advance: bool, **kwargs: Any) -> Any:
         """Claim and send the run of *entry* for a base that calls ``apply_async`` by itself; return what that returns.
 
         Raises:
@@ -216,7 +216,7 @@ class LeadingTerm:
             return None
         raise SchedulingError(f"{entry.name} stays claimed: it can't be sent now")
 
-    def _run_of(self, entry: Any) -> Run | None:
+    def _run_of(self, entry: Entry) -> Run | None:
         """Return the run of *entry* to be sent now, which is claimed; None when there is none to claim."""
         if run := self.batch and self.batch.take(entry):
             return run
@@ -282,7 +282,7 @@ class LeadingTerm:
             return Outcome.AWAY
         return self._apply(entry, claim, self._host.producer)
 
-    def _apply(self, entry: Any, claim: Claim, producer: Any) -> Outcome:
+    def _apply(self, entry: Entry, claim: Claim, producer: Any) -> Outcome:
         return self._send_run(claim, partial(self._host.apply_as_base, entry, producer)).outcome
 
     def _send_run(self, claim: Claim, send: Callable[[], Any]) -> Sending:

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from celery_leader.beat.catch_up import POLICY_OPTION, WINDOW_OPTION
 from celery_leader.beat.connection import cut
-from celery_leader.beat.due_times import message_id
+from celery_leader.beat.due_times import Entry, message_id
 from celery_leader.beat.outbox import Outcome
 from celery_leader.election.alarm import Alarm, in_words
 from celery_leader.election.limits import shown
@@ -50,7 +50,7 @@ class Sending:
         self.is_cut = False
         self._token = token
 
-    def is_of(self, entry: Any) -> bool:
+    def is_of(self, entry: Entry) -> bool:
         """Return whether it is *entry* whose run is sent."""
         return bool(entry.name == self.claim.tick.entry)
 
@@ -66,7 +66,7 @@ class Sending:
         return self.result
 
     @contextlib.contextmanager
-    def next_message(self, entry: Any) -> Iterator[None]:
+    def next_message(self, entry: Entry) -> Iterator[None]:
         """Give *entry* the id and the headers of its next message until the block ends.
 
         The entry itself is changed, because not all kinds of entries can be copied.
@@ -144,7 +144,7 @@ class Publisher:
             logger.warning("The broker takes messages again after %s", in_words(lasted))
         return sending
 
-    def publish(self, sending: Sending, entry: Any, producer: Any, publish: Callable[[Any], Any]) -> Any:
+    def publish(self, sending: Sending, entry: Entry, producer: Any, publish: Callable[[Any], Any]) -> Any:
         """Let *publish*, the base's ``apply_async``, publish the next message of a run by a producer.
 
         Raises:

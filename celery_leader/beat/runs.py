@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from celery_leader.beat.catch_up import CatchUp, plan
-from celery_leader.beat.due_times import fingerprint, task_id, utc, where_it_lives
+from celery_leader.beat.due_times import Entry, fingerprint, task_id, utc, where_it_lives
 from celery_leader.election.limits import EARLIEST, LATEST, TOO_MANY, shown_value
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.ledger import Claim, Tick
@@ -30,7 +29,7 @@ class Run:
         by_due_time: Whether the next run is counted from when this one was due, and may be due at once.
     """
 
-    entry: Any
+    entry: Entry
     claim: Claim
     missed: int
     by_due_time: bool
@@ -41,7 +40,7 @@ class Run:
         return where_it_lives(self.entry.schedule, self.claim.claimed_at)
 
 
-def _counted(entry: Any) -> int:
+def _counted(entry: Entry) -> int:
     """Return how often *entry* ran, as far as a ledger can keep that."""
     return min(entry.total_run_count or 0, TOO_MANY - 1)
 
@@ -54,7 +53,7 @@ class Planner:
         app_name: str,
         election: str,
         catch_up: CatchUp,
-        due_time: Callable[[Any, datetime], datetime | None],
+        due_time: Callable[[Entry, datetime], datetime | None],
     ) -> None:
         """Prepare.
 
@@ -70,19 +69,20 @@ class Planner:
         self._due_time = due_time
         self._complained: set[str] = set()
 
-    def first_sight(self, entry: Any, void: Claim | None = None) -> Claim:
+    def first_sight(self, entry: Entry, last_run_at: datetime, void: Claim | None = None) -> Claim:
         """Return the note of when *entry*, which is new, ran last: later leaders count its period from there.
 
         Args:
             entry: The entry.
+            last_run_at: When it ran last.
             void: Its last claim by another schedule: it ran then, even if this process does not know that.
         """
-        seen = entry.last_run_at if entry.last_run_at.tzinfo else utc(entry.last_run_at)
+        seen = last_run_at if last_run_at.tzinfo else utc(last_run_at)
         seen = min(max(seen, void.claimed_at if void else EARLIEST), LATEST)
         tick = Tick(self._election, entry.name, seen)
         return Claim(tick, "", _counted(entry), seen, fingerprint(entry.schedule), sent=True)
 
-    def run(self, entry: Any, now: datetime) -> Run:
+    def run(self, entry: Entry, now: datetime) -> Run:
         """Return the run of *entry* to claim at *now*."""
         moment = utc(now)
         due = min(self._due_time(entry, now) or moment, moment)
@@ -102,7 +102,7 @@ class Planner:
         )
         return Run(entry, claim, made.missed, by_due_time=made.last_run_at is not None)
 
-    def _wanted(self, entry: Any) -> CatchUp:
+    def _wanted(self, entry: Entry) -> CatchUp:
         if not entry.options:
             return self._catch_up
         try:
