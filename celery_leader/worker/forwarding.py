@@ -8,6 +8,8 @@ from typing import Any
 from celery import Celery
 from kombu import Queue
 
+from celery_leader.beat.connection import open_connection
+
 #: The header of a message that was forwarded.
 FORWARDED_HEADER = "leader_forwarded"
 #: How long (seconds) the broker may take; the worker's main loop waits meanwhile.
@@ -66,22 +68,7 @@ class Forwarder:
 
     def _connected(self) -> Any:
         if self._producer is None:
-            connection = _bounded(self._app.connection_for_write())
+            connection = open_connection(self._app, TIMEOUT)
             connection.ensure_connection(max_retries=1, interval_start=0)
             self._producer = connection.Producer()
         return self._producer
-
-
-def _bounded(connection: Any) -> Any:
-    """Let no call of *connection* hang, and let RabbitMQ say that it has a message: what is refused is not lost."""
-    bounds = {
-        "redis": {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT},
-        "amqp": {
-            "connect_timeout": TIMEOUT,
-            "read_timeout": TIMEOUT,
-            "write_timeout": TIMEOUT,
-            "confirm_publish": True,
-        },
-    }.get(connection.get_transport_cls().driver_type, {})
-    connection.transport_options = {**(connection.transport_options or {}), **bounds}
-    return connection

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 import redis
+from celery import Celery
 
+from celery_leader.beat.connection import open_connection
 from celery_leader.beat.outbox import FAILURES_OF_A_BROKER, REFUSED_AGAIN
 from tests.beat.machines import EVERY_TEN, Machines
 
@@ -88,3 +90,24 @@ def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_
     with mock.patch.object(leader.scheduler.app, "send_task", fail):
         leader.scheduler.tick()
     assert machines.ledger._claims["ten"].sent is not is_cut
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "expected"),
+    [
+        ("redis://", {}, {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}),
+        ("redis://", {"socket_timeout": 60, "db": 1}, {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "db": 1}),
+        ("redis://", {"socket_timeout": 0.5}, {"socket_timeout": 0.5, "socket_connect_timeout": 2.0}),
+        (
+            "amqp://",
+            {"read_timeout": 60, "confirm_publish": False},
+            {"connect_timeout": 1.0, "read_timeout": 2.0, "write_timeout": 2.0, "confirm_publish": True},
+        ),
+        ("memory://", {"socket_timeout": 60}, {"socket_timeout": 60}),
+    ],
+)
+def test_each_wait_for_the_broker_is_bounded(url: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    """A project may say less, not more: nothing else is sent meanwhile."""
+    app = Celery("proj", broker=url, set_as_current=False)
+    app.conf.update(broker_transport_options=given, broker_connection_timeout=1.0)
+    assert open_connection(app, 2.0).transport_options == expected
