@@ -50,7 +50,7 @@ def setup(app: Celery) -> Celery:
 
 
 def refuse_without_setup(sender: Any, **_: Any) -> None:
-    """Keep a worker from starting that was meant to lead and never can: a receiver of Celery's ``worker_init``.
+    """Refuse the start of a worker that is meant to lead and never can: a receiver of Celery's ``worker_init``.
 
     Raises:
         SystemExit: The app of *sender*, a worker, has ``leader_beat`` set or guarded tasks, and was not set up.

@@ -1,7 +1,7 @@
-"""What only Celery 5.5 and 5.6 need. Delete this file when the project requires Celery 5.7.
+"""Shims for Celery 5.5 and 5.6. Delete this file when the project requires Celery 5.7.
 
-Each function says what replaces it then. ``tests/test_older_celery.py`` sees to it that no other module asks for a
-version of Celery, and that this file goes in time.
+Each function names its replacement after that. ``tests/test_older_celery.py`` makes sure that no other module asks for
+a version of Celery, and that this file goes in time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def select_queues(app: Celery) -> None:
 
 
 def pool_start_method(worker: Any) -> str:
-    """Return how *worker* is told to start the children of its pool: older versions always fork.
+    """Return the setting by which *worker* starts the children of its pool: older versions always fork.
 
     Then: ``worker.pool_start_method``.
     """

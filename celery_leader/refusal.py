@@ -1,4 +1,4 @@
-"""How a worker or a beat says why it does not start: in one sentence, without a traceback."""
+"""The refusal of a worker or a beat to start: one sentence, without a traceback."""
 
 from __future__ import annotations
 

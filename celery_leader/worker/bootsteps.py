@@ -67,14 +67,14 @@ class LeaderStep(bootsteps.StartStopStep):
         self._watch.start()
 
     def close(self, worker: Any) -> None:
-        """Begin to hand over: no guarded task begins any more, and Celery has not yet let go of what its pool has."""
+        """Begin to hand over, before Celery drops its pool's tasks: no guarded task begins any more."""
         self._watch.stop()
         if worker.leader:
             worker.leader.drain()
             let_go_of_messages(worker)
 
     def info(self, worker: Any) -> dict[str, Any]:
-        """Return what ``inspect stats`` shows."""
+        """Return the part of ``inspect stats``."""
         return {"leader": worker.leader.status()} if worker.leader else {}
 
 
@@ -124,13 +124,13 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         self._heartbeat = consumer.timer.call_repeatedly(1.0, consumer.call_soon, (leadership.readiness.loop_turned,))
 
     def stop(self, consumer: Any) -> None:
-        """End what belongs to one connection."""
+        """End the parts that belong to one connection."""
         self._reception.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
             self._heartbeat = None
 
     def shutdown(self, consumer: Any) -> None:
-        """Give back whatever is still held: the last hook of a warm and of a cold shutdown."""
+        """Give back each lease that is still held: the last hook of a warm and of a cold shutdown."""
         if self._leadership is not None:
             self._leadership.stop()

@@ -1,4 +1,4 @@
-"""Remote control: what workers say of their elections."""
+"""Remote control: the workers' views of their elections."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from celery.worker.control import inspect_command
 
 @inspect_command()
 def leader_status(state: Any) -> dict[str, Any]:
-    """Show what each worker believes of its elections: whether it leads, who does, and the fencing token."""
+    """Show each worker's view of its elections: whether it leads, who leads, and the fencing token."""
     # Runs in the worker's main loop: answered from memory, without I/O.
     leadership = getattr(state.consumer.controller, "leader", None)
     return {"elections": leadership.status() if leadership else {}}
 
 
 def _ask(inspect: Inspect) -> dict[str, dict[str, Any]] | None:
-    """Return what workers believe of their elections, by worker; None when none answers in time."""
+    """Return the workers' views of their elections, by worker; None when none answers in time."""
     answers: dict[str, dict[str, Any]] | None = inspect._request("leader_status")  # noqa: SLF001  # as its own methods do
     return answers
 

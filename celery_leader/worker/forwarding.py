@@ -1,4 +1,4 @@
-"""Sending a message on, as it is, to another queue."""
+"""Forwarding: sending a message unchanged to another queue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Forwarder:
         """Send *message* to *queue*; the broker has it when this returns.
 
         Raises:
-            Exception: Whatever the transport raises. The message may have been sent all the same.
+            Exception: The transport's error. The message may have been sent all the same.
         """
         was_open = self._producer is not None
         try:

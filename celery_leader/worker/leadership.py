@@ -1,4 +1,4 @@
-"""What a worker has besides Celery's parts, all put together in one place: :func:`wire`."""
+"""A worker's parts besides Celery's, all put together in one place: :func:`wire`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def wire(
     worker: Any, *, takes_part: bool, with_beat: bool, has_other_beat: bool
 ) -> tuple[WorkerLeadership | None, list[Check]]:
-    """Make what a worker needs, before any child is forked. Nothing runs yet.
+    """Make a worker's parts, before any child is forked. Nothing runs yet.
 
     Args:
         worker: Celery's worker.
@@ -43,7 +43,7 @@ def wire(
         has_other_beat: Whether it has a beat of Celery's (``-B``).
 
     Returns:
-        Its part in its elections, None when it takes none; and what it has to check once a minute.
+        Its part in its elections, None when it takes none; and its checks of each minute.
 
     Raises:
         ConfigurationError: A setting is wrong, two options contradict each other, or the store can't be used.
@@ -81,7 +81,7 @@ def receive_guarded_tasks(app: Celery) -> None:
 
 
 class WorkerLeadership:
-    """A worker's part in its elections: the campaign and what hangs on it."""
+    """A worker's part in its elections: the campaign, readiness, beat, and listeners."""
 
     def __init__(self, worker: Any, settings: LeaderSettings, backend: Backend, *, with_beat: bool) -> None:
         """Prepare; nothing runs before :meth:`start`.
@@ -138,15 +138,15 @@ class WorkerLeadership:
         self.campaign.stop()
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Return what this worker believes of each election, and what became of its beat's ticks, without I/O."""
+        """Return this worker's view of each election, and the counts of its beat's ticks, without I/O."""
         status = {name: _status(candidate) for name, candidate in self.campaign.candidates.items()}
         if self.beat:
             status[self.campaign.settings.beat_election]["ticks"] = asdict(self.beat.counts)
         return status
 
     def _on_shutting_down(self, **_: Any) -> None:
-        # In a signal handler: assign and ring, and nothing else. The electors' threads begin to hand over long before
-        # a main loop that waits for its broker gets round to it.
+        # In a signal handler: assign and ring, and nothing else. The electors' threads begin to hand over long before a
+        # main loop that waits for its broker.
         self.readiness.shutting_down = True
         self.campaign.close_to_new_work()
 

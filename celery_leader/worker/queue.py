@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class LeaderQueues:
     """The leader's queues of one worker: consumed exactly while it leads, and never by a worker that can't.
 
-    Everything that touches the consumer runs in the worker's main loop, and nothing that fails there may get out: an
-    exception in a callback of the loop ends the worker.
+    The consumer is touched in the worker's main loop only. No exception may leave a callback of the loop: it would end
+    the worker.
     """
 
     def __init__(self, consumer: Any, campaign: Campaign | None) -> None:
@@ -40,7 +40,7 @@ class LeaderQueues:
         return candidate is not None and candidate.shared_trust.accepts_work()
 
     def start(self) -> None:
-        """Bring a new task consumer in line, before it begins to consume."""
+        """Add and cancel queues of a new task consumer, before it begins to consume."""
         for election, queue in self._queues.items():
             # Celery selects every queue that it knows of, unless -Q says otherwise.
             if queue.name in _consumed(self._consumer):
@@ -49,7 +49,7 @@ class LeaderQueues:
                 self._consumer.task_consumer.add_queue(queue)
 
     def sync_soon(self) -> None:
-        """Bring the running task consumer in line. May be called from any thread."""
+        """Add and cancel queues of the running task consumer soon. Any thread may call it."""
         self._consumer.call_soon(self._sync)
 
     def _sync(self) -> None:
@@ -58,7 +58,7 @@ class LeaderQueues:
                 self._sync_one(queue, wanted=self.accepts_work(election))
             except self._consumer.connection_errors:
                 raise  # Celery reconnects, and start() does the rest
-            except Exception:  # anything else that gets out of the loop's callback ends the worker
+            except Exception:  # any other exception that leaves the loop's callback ends the worker
                 logger.exception("The leader's queue of %r could not be followed", election)
 
     def _sync_one(self, queue: Queue, *, wanted: bool) -> None:
@@ -76,18 +76,18 @@ class LeaderQueues:
 
 
 def runs_guarded_work(election: str) -> bool:
-    """Return whether a task that is reserved for the leader of *election* is with this worker's pool.
+    """Return whether this worker's pool has a guarded task of *election*.
 
-    One that the pool has but has not begun counts: it may begin at any moment, until it sees that it may not.
+    A task that has not begun counts: it may begin at any moment, until it sees that it must not.
     """
     reserved = copied(worker_state.reserved_requests)
-    with_pool = {request for request in reserved if request._apply_result is not None}  # noqa: SLF001  # nothing public tells
+    with_pool = {request for request in reserved if request._apply_result is not None}  # noqa: SLF001  # there is nothing public
     requests = with_pool.union(copied(worker_state.active_requests))
     return any(mark.election == election for request in requests if (mark := mark_of(request.task)))
 
 
 def copied(requests: Iterable[Any]) -> tuple[Any, ...]:
-    """Return what is in a set that the main thread may change meanwhile, which Python refuses when it notices."""
+    """Return the members of a set that the main thread may change meanwhile: Python refuses to copy it then."""
     for _ in range(100):
         with contextlib.suppress(RuntimeError):
             return tuple(requests)

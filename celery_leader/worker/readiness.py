@@ -11,7 +11,7 @@ MAX_LOOP_AGE = 30.0
 
 
 class Readiness:
-    """What the worker's steps tell of it, and what follows for its candidacy.
+    """The state of the worker, as its steps report it, and its candidacy.
 
     Written by the main loop and by signal handlers, which only assign; read by the electors' threads.
     """
@@ -36,7 +36,7 @@ class Readiness:
         return self._last_turn is not None
 
     def loop_turned(self) -> None:
-        """Tell that the main loop, with its connection to the broker, is alive at this moment."""
+        """Note that the main loop, with its connection to the broker, is alive at this moment."""
         self._last_turn = time.monotonic()
 
     def candidacy(self) -> Candidacy:

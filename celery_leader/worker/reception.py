@@ -1,7 +1,7 @@
-"""What a worker does with the messages of guarded tasks before its pool has them, and when its pool refuses them.
+"""The reception of guarded tasks' messages: before the pool has them, and when the pool refuses them.
 
-All of it happens in the worker's main process, where a message is taken, acknowledged and given back: a message that is
-forwarded there is acknowledged in the same breath, and one that goes back is never copied.
+All of it happens in the worker's main process, which takes, acknowledges and gives back messages: it acknowledges a
+message in the same breath as it forwards it, and it never copies a message that goes back.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a message is held before it goes back for the second time, or after it could not be forwarded.
 PAUSE = 2.0
-#: How long (seconds) a message is held that was forwarded and came to a follower again.
+#: How long (seconds) a forwarded message is held when it came to a follower again.
 LONG_PAUSE = 10.0
 #: How often (seconds) the log says that messages can't be forwarded.
 WARNED_EACH = 60.0
 
 
 class GuardedStrategy:
-    """What Celery does with the messages of one guarded task: a task's ``Strategy``."""
+    """A task's ``Strategy``: Celery's way with the messages of one guarded task."""
 
     def __init__(self, inner: Any) -> None:
-        """Let *inner*, the strategy that the task had, handle those messages that may be run."""
+        """Let *inner*, the strategy that the task had, handle the messages that may run."""
         self._inner = inner
 
     def __call__(self, task: Task, app: Any, consumer: Any, **options: Any) -> Callable[..., Any]:
-        """Return what *consumer* is to do with each message."""
+        """Return the function by which *consumer* handles each message."""
         handle: Callable[..., Any] = instantiate(self._inner, task, app, consumer, **options)
         reception: Reception | None = getattr(consumer, "leader_reception", None)
         return partial(reception.receive, task, handle) if reception else handle
@@ -103,7 +103,7 @@ class Reception:
             self._give_back(message)
 
     def _forward(self, message: Any, queue: Queue) -> None:
-        if message.headers.get(FORWARDED_HEADER):  # more than one queue gets what is sent to the leader's
+        if message.headers.get(FORWARDED_HEADER):  # more than one queue gets the messages for the leader's
             self._hold(message, LONG_PAUSE, partial(self._forward_now, queue=queue))
         else:
             self._forward_now(message, queue=queue)
@@ -111,7 +111,7 @@ class Reception:
     def _forward_now(self, message: Any, *, queue: Queue) -> None:
         try:
             self._forwarder.forward(message, queue)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the message must not be lost
+        except Exception as error:  # noqa: BLE001  # no error may lose the message
             self._warn(message, queue, error)
             self._hold(message, PAUSE, self._give_back)
             return
@@ -131,7 +131,7 @@ class Reception:
         )  # fmt: skip
 
     def _hold(self, message: Any, seconds: float, then: Callable[[Any], Any]) -> None:
-        """Keep *message* for a while. Others come meanwhile, as for a task with a countdown."""
+        """Keep *message* for a while. Other messages come meanwhile, as for a task with a countdown."""
         self._held.add(message)
         self._consumer.qos.increment_eventually()
         self._consumer.timer.call_after(seconds, self._consumer.call_soon, (self._let_go, message, then))
@@ -144,7 +144,7 @@ class Reception:
                 then(message)
 
     def _give_back(self, message: Any) -> None:
-        if not message.acknowledged:  # by a worker that stops; an error here would cost other messages their turn
+        if not message.acknowledged:  # a stopping worker may have; an error here would cost other messages their turn
             message.reject_log_error(logger, self._errors, requeue=True)
 
 
@@ -175,5 +175,5 @@ def _was_redelivered(message: Any) -> bool:
 
 
 def _name(message: Any) -> str:
-    """Return what logs call the task of *message*, which anybody may have sent."""
+    """Return the name of *message*'s task for logs. Anybody may have sent the message."""
     return shown(f"{message.headers.get('task', 'a task')}[{message.headers.get('id', '')}]")

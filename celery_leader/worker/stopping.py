@@ -1,8 +1,8 @@
-"""What becomes of messages when a worker stops warmly: each is acknowledged or goes back, once, and soon.
+"""Messages in a warm stop: each is acknowledged or goes back, once, and soon.
 
-Celery lets go of the tasks that its pool has not accepted, and restores their messages when the last task has ended. A
-task that a child began, and that the main process has not heard of, would run again elsewhere; and the child would
-wait 30 s for its result to be read.
+Celery drops the tasks that its pool has not accepted, and restores their messages when the last task has ended. A task
+that a child has begun without the main process' knowledge would run again elsewhere, and the child would wait 30 s
+until its result is read.
 """
 
 # ruff: noqa: SLF001  # Celery, billiard and kombu have nothing public for any of this
@@ -25,19 +25,19 @@ from celery_leader.worker.queue import copied
 
 logger = logging.getLogger(__name__)
 
-#: How long (seconds) children that were given a task may take to say that they have it, and a task that has ended to be
-#: acknowledged.
+#: How long (seconds) children may take to confirm that they have a task, and how long the acknowledgement of an ended
+#: task may take.
 PATIENCE = 1.0
 #: How often (seconds) to look whether a thread has heard them.
 LOOK_EACH = 0.02
-#: A pop that waits longer than this (seconds) is left to the end of the worker, and how long its answer may take then.
+#: The longest wait (seconds) of a pop that is finished at once, and how much longer its answer may take.
 LONGEST_POP, POP_MARGIN = 2.0, 0.5
 
 
 def let_go_of_messages(worker: Any) -> None:
-    """Consume no more, and give back what *worker* has not begun. No guarded task begins any more.
+    """Consume no more, and give back the guarded tasks that *worker* has not begun. None begins any more.
 
-    Called before Celery lets go of anything. A cold shutdown takes less time than any of this.
+    Called before Celery drops anything. A cold shutdown has no time for this.
     """
     if _is_cold():
         return
@@ -45,7 +45,7 @@ def let_go_of_messages(worker: Any) -> None:
     running = [request for request in copied(worker_state.active_requests) if mark_of(request.task)]
     try:
         if is_connected := bool(consumer.connection and consumer.task_consumer):
-            consumer.task_consumer.cancel()  # first: what goes back must not come again
+            consumer.task_consumer.cancel()  # first: a message that goes back must not come again
         hear_children(worker.pool)
         give_back_guarded_work(consumer)
         if is_connected:
@@ -53,14 +53,14 @@ def let_go_of_messages(worker: Any) -> None:
         finish_threads(worker, running)
     except consumer.connection_errors as error:
         logger.info("The broker has all messages back: %s", error)
-    except Exception:  # whatever it is, the worker must stop
-        logger.exception("Messages that this worker has not begun go back when it ends, not now")
+    except Exception:  # no error may keep the worker from stopping
+        logger.exception("The guarded tasks that this worker has not begun go back when it ends, not now")
 
 
 def hear_children(pool: Any) -> None:
-    """Read all that the children of a prefork *pool* say, until each has said that it has the task it was given.
+    """Read the reports of a prefork *pool*'s children, until each has confirmed the task that it was given.
 
-    What has begun by now was said by now. Other pools have no children to hear.
+    After that, every task that has begun is known. Other pools have no children.
     """
     children: Any = getattr(pool, "_pool", None)
     deadline = time.monotonic() + PATIENCE
@@ -75,7 +75,7 @@ def hear_children(pool: Any) -> None:
 
 
 def give_back_guarded_work(consumer: Any) -> None:
-    """Let the broker have the guarded tasks back that have not begun, for the next leader."""
+    """Give the guarded tasks that have not begun back to the broker, for the next leader."""
     for request in _guarded_work_that_has_not_begun():
         if request.acknowledged:  # a thread of the pool got to it meanwhile, and gave it back
             continue
@@ -85,9 +85,9 @@ def give_back_guarded_work(consumer: Any) -> None:
 
 
 def finish_pop(channel: Any) -> None:
-    """Let kombu's Redis transport finish the pop (BRPOP) that it waits for; what it takes goes back at once.
+    """Let kombu's Redis transport finish its pending pop (BRPOP); a message that it takes goes back at once.
 
-    Left alone it would be read when the worker's last task has ended, and with it a message that nobody else got.
+    Otherwise its answer would be read when the worker's last task has ended, and no other worker had its message.
     """
     connection: Any = getattr(channel, "_in_poll", None)
     if not connection:
@@ -99,18 +99,18 @@ def finish_pop(channel: Any) -> None:
 
 
 def finish_threads(worker: Any, running: list[Any]) -> None:
-    """Turn the worker's loop until the guarded tasks that threads run, *running*, have ended and are acknowledged.
+    """Turn the worker's loop until *running*, the guarded tasks in threads, have ended and are acknowledged.
 
-    Celery only waits for its threads. The broker would hear nothing meanwhile: no heartbeat, without which RabbitMQ
-    delivers again what runs, and no acknowledgement of what has ended before the last task has, or is killed.
+    Celery only waits for its threads. Meanwhile the broker would get no heartbeat, without which RabbitMQ delivers
+    running tasks again, and no acknowledgement of ended tasks before the last task ends or is killed.
     """
     executor = getattr(worker.pool, "executor", None)
     if executor is None:
         return
-    executor.shutdown(wait=False, cancel_futures=True)  # as Celery is about to do: nothing begins any more
+    executor.shutdown(wait=False, cancel_futures=True)  # as Celery is about to do: no task begins any more
     turns, deadline = _turns_of_loop(worker), 0.0
     while any(not request.message.acknowledged for request in running) and not _is_cold():
-        if worker_state.active_requests.isdisjoint(running):  # one that can't be acknowledged is not waited for
+        if worker_state.active_requests.isdisjoint(running):  # a task that can't be acknowledged gets no more time
             deadline = deadline or time.monotonic() + PATIENCE
             if time.monotonic() > deadline:
                 return
@@ -138,21 +138,21 @@ def _guarded_work_that_has_not_begun() -> list[Any]:
 
 
 def _is_silent(children: Any) -> bool:
-    """Return whether a child was given a task, and has not said that it has it."""
+    """Return whether a child was given a task that it has not confirmed."""
     return any(getattr(job, "_write_to", None) and not job._accepted for job in tuple(children._cache.values()))
 
 
 def _read(children: Any) -> None:
-    """Read what children have said, as Celery's own pool does when it waits for its last tasks."""
+    """Read the children's reports, as Celery's own pool does when it waits for its last tasks."""
     handler = children._result_handler
     for descriptor, reader in _readers(children):
         gone: set[int] = set()
-        with suppress(OSError, EOFError):  # it has just ended
+        with suppress(OSError, EOFError):  # the child has just ended
             while not gone and reader.poll(0):
                 handler._flush_outqueue(descriptor, gone.add, children._fileno_to_outq, handler.on_state_change)
 
 
 def _readers(children: Any) -> list[tuple[int, Any]]:
-    """Return where to read what children say, by their descriptors."""
+    """Return the pipes of the children's reports, by descriptor."""
     found = [(descriptor, child.outq._reader) for descriptor, child in tuple(children._fileno_to_outq.items())]
     return [(descriptor, reader) for descriptor, reader in found if not reader.closed]

@@ -1,4 +1,4 @@
-"""States in which work is sent twice or never, though each process for itself is well: said once a minute."""
+"""States in which work is sent twice or never, though each process by itself is well: logged once a minute."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 #: How many names a log line lists.
 _LISTED = 5
-#: So long (seconds) an election may be without a leader while processes are started one after the other.
+#: How long (seconds) an election may have no leader while processes start one after the other.
 _ROLLOUT = 30.0
 #: How long (seconds) the other workers may take to answer.
 _ANSWER_TIME = 2.0
@@ -30,7 +30,7 @@ Check = Callable[[float], None]
 def checks_of(
     app: Any, settings: LeaderSettings, backend: Backend, campaign: Campaign | None, *, has_other_beat: bool
 ) -> Iterator[Check]:
-    """Yield what a worker has to check besides its own elections, whose electors say themselves that nobody leads.
+    """Yield the checks of a worker besides its own elections, whose electors log themselves that nobody leads.
 
     Args:
         app: The Celery app.
@@ -74,12 +74,12 @@ def guarded_tasks(app: Any) -> dict[str, list[str]]:
 
 
 def unsent_schedule(app: Any, settings: LeaderSettings, elections: Collection[str]) -> str:
-    """Return what no worker with these *settings* sends, in words; empty when there is nothing."""
+    """Return in words the schedule that no worker with these *settings* sends; empty when there is none."""
     if settings.leaves_beat_to_others or settings.beat_election in elections:
         return ""
     if entries := sorted(app.conf.beat_schedule):
         return f"{len(entries)} entries of beat_schedule ({listed(entries)})"
-    if "beat_scheduler" in leader_values(app.conf):  # it may keep its entries elsewhere, and is there for a beat
+    if "beat_scheduler" in leader_values(app.conf):  # it is meant for a beat, and may keep its entries elsewhere
         return f"The entries of leader_beat_scheduler ({settings.beat_scheduler})"
     return ""
 
@@ -94,14 +94,14 @@ class UnledElection:
     """The check that somebody leads an election in which this worker takes no part."""
 
     def __init__(self, lock: Lock, election: str, consequence: str) -> None:
-        """Look at the record behind *lock*; *consequence* says what follows when nobody leads, and the cure."""
+        """Look at the record behind *lock*; *consequence* names the consequence of no leader, and the cure."""
         self._leader = LeaderFromOutside(lock)
         self._election = election
         self._consequence = consequence
         self._alarm = Alarm(after=_ROLLOUT)
 
     def __call__(self, now: float) -> None:
-        """Look, and log it when nobody leads: a warning at first, since whoever shall lead may be about to start."""
+        """Look, and log when nobody leads: a warning at first, since a candidate may be about to start."""
         leader = self._leader.look(now)
         if leader is None:
             return
@@ -117,7 +117,7 @@ class UnledElection:
 
 
 class LeadersElsewhere:
-    """The check that no other process leads too, which a store in this process's memory can't prevent."""
+    """The check that no other process leads as well: a store in this process's memory can't prevent that."""
 
     def __init__(self, app: Any, campaign: Campaign) -> None:
         """Ask the other workers of *app* by remote control; a broker without that is not asked."""
@@ -126,7 +126,7 @@ class LeadersElsewhere:
         self._alarm = Alarm()
 
     def __call__(self, now: float) -> None:
-        """Ask, and log an error when another worker leads what this one leads."""
+        """Ask, and log an error when another worker leads an election of this one."""
         for node, status in self._others():
             for election, theirs in (status.get("elections") or {}).items():
                 mine = self._campaign.candidates.get(election)
@@ -141,7 +141,7 @@ class LeadersElsewhere:
     def _others(self) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             replies = self._app.control.broadcast("leader_status", reply=True, timeout=_ANSWER_TIME) or []
-        except Exception as error:  # noqa: BLE001  # a broker without remote control; nothing can be told
+        except Exception as error:  # noqa: BLE001  # a broker without remote control
             logger.debug("The other workers can't be asked whether they lead: %s", error)
             return
         for reply in replies:
