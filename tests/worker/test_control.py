@@ -40,7 +40,8 @@ def test_inspect_has_a_method_for_the_leader(tmp_path: Path, redis_server: Redis
         worker.await_line("ready")
         inspect = app.control.inspect(["w@here"], timeout=5, limit=1)
         answers = eventually(
-            lambda: (found := inspect.leader_status())["w@here"]["elections"]["default"]["leading"] and found
+            lambda: (found := inspect.leader_status())["w@here"]["elections"]["default"]["leading"] and found,
+            ignore=TypeError,  # no answer in time
         )
         assert answers
         assert answers["w@here"]["elections"]["default"]["identity"].startswith("w@here/")
