@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -21,16 +21,18 @@ from celery_leader.election import ElectionState
 from tests.databases import emptied, variant
 from tests.django.test_damage import NO_DATES, write
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ELECTIONS = "admin:celery_leader_election"
 RUNS = "admin:celery_leader_periodicrun"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _migrated(django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+
+
 @pytest.fixture(autouse=True)
-def _site() -> Iterator[None]:
-    call_command("migrate", verbosity=0)
+def _empty() -> None:
     for model in (Election, PeriodicRun, User):
         model.objects.all().delete()
 
