@@ -137,6 +137,13 @@ class TestLook:
             "acquired": "3 d ago", "fencing_token": "1795400000123", "leader_transitions": "77",
         }  # fmt: skip
 
+    def test_a_value_that_is_not_there_is_a_dash(self, client: Client) -> None:
+        """An election may have no holder, and a damaged one no times."""
+        add_election(holder="", renewed_at=None)
+        row = columns(page(client, f"{ELECTIONS}_changelist"))
+        assert (row["holder"], row["renewed"]) == ("–", "–")
+        assert columns(page(client, f"{ELECTIONS}_change", "default"))["acquired"] == "–"
+
     def test_a_run_has_a_row_and_a_page(self, client: Client) -> None:
         """The page has also the claim, its term and the schedule."""
         now = datetime.now(timezone.utc)
@@ -153,8 +160,8 @@ class TestLook:
     @pytest.mark.parametrize(
         ("seconds", "text"),
         [
-            (0.5, "0 s ago"), (119, "119 s ago"), (120.5, "2 min ago"), (7190, "119 min ago"), (7201, "2 h ago"),
-            (172_790, "47 h ago"), (172_801, "2 d ago"), (-0.5, "0 s ago"), (-65.5, "in 65 s"), (-86_399, "in 23 h"),
+            (0.5, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7190, "119 min ago"), (7201, "2 h ago"),
+            (172_790, "47 h ago"), (172_801, "2 d ago"), (-0.5, "0 s ago"), (-1, "in 1 s"), (-86_399, "in 23 h"),
         ],
     )  # fmt: skip
     def test_ages_have_the_largest_unit_of_which_they_have_two(self, seconds: float, text: str) -> None:
