@@ -25,7 +25,6 @@ class LeaderStep(bootsteps.StartStopStep):
     """Contends in the elections of a worker."""
 
     label = "Leader"
-    conditional = True
     requires: ClassVar = ("celery.worker.components:Pool",)
 
     def __init__(
