@@ -127,7 +127,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         self._reception.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-            self._heartbeat = None
 
     def shutdown(self, consumer: Any) -> None:
         """Give back whatever is still held: the last hook of a warm and of a cold shutdown."""
