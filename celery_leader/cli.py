@@ -150,7 +150,7 @@ def _state(record: ElectionRecord | None, lease: float) -> ElectionState | None:
         return ElectionState.VACANT
     if record.renew_time is None:
         return None
-    age = (datetime.now(timezone.utc) - record.renew_time).total_seconds()
+    age = _seconds_since(record.renew_time)
     state = state_of(record.holder_identity, record.lease_duration, age)
     return None if state.is_led and not -lease <= age <= lease else state
 
@@ -199,19 +199,22 @@ def _table(report: dict[str, Any]) -> str:
 
 
 def _row(election: dict[str, Any]) -> tuple[str, ...]:
-    renewed = election["renew_time"]
     return (
         shown(election["name"]),
         shown(election["holder"]) or "-",
         election["state"].value,
         str(election["fencing_token"] or "-"),
-        f"{in_words(_age(datetime.fromisoformat(renewed)) or 0)} ago" if renewed else "-",
+        _ago(election["renew_time"]),
         str(election["leader_transitions"]),
     )
 
 
-def _age(time: datetime | None) -> float | None:
-    return None if time is None else max(0.0, (datetime.now(timezone.utc) - time).total_seconds())
+def _ago(time: str | None) -> str:
+    return f"{in_words(max(0.0, _seconds_since(datetime.fromisoformat(time))))} ago" if time else "-"
+
+
+def _seconds_since(time: datetime) -> float:
+    return (datetime.now(timezone.utc) - time).total_seconds()
 
 
 def _text(time: datetime | None) -> str | None:

@@ -35,6 +35,17 @@ def zone_of_nowfun(schedule: Any) -> tzinfo | None:
     return zone
 
 
+def set_routes(conf: Any, routes: list[Any]) -> None:
+    """Set the routes of an app, by its *conf*.
+
+    Where settings have a namespace, older versions prefer what the project says (``CELERY_TASK_ROUTES``) to what is set
+    later without it. Then: ``conf.task_routes = routes``.
+    """
+    conf.task_routes = routes
+    if celery.VERSION < (5, 7):
+        conf[conf._to_keys("task_routes")[0]] = routes  # noqa: SLF001  # nothing public tells the key
+
+
 def select_queues(app: Celery) -> None:
     """Consume from the queues that were selected, and from no others.
 

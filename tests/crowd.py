@@ -1,4 +1,4 @@
-"""Many candidates of one election in one process, each an elector with its thread, and what they ask of their store."""
+"""Many candidates of one election in one process, each with its thread, and their requests to the store."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ class Crowd:
             thread.start()
 
     def know(self) -> set[str]:
-        """Return whom the candidates take for the leader; empty text for those who know of none."""
+        """Return the leaders that the candidates know; empty text stands for none."""
         return {thread.elector.get_leader() for thread in self.threads}
 
     def leader(self) -> ElectorThread | None:
-        """Return who leads at this moment."""
+        """Return the thread of the leader."""
         return next((thread for thread in self.threads if thread.elector.is_leader()), None)
 
     def stop_leader(self, *, silently: bool = False) -> float:
-        """Stop who leads, and forget the candidate; return when its trust had ended.
+        """Stop and forget the leader; return when its trust ended.
 
         Args:
-            silently: Without a release, as one does whose machine is gone.
+            silently: Without a release, like a machine that died.
         """
         leader = eventually(self.leader)
         leader.elector.config = replace(leader.elector.config, release_on_cancel=not silently)
@@ -90,7 +90,7 @@ class Crowd:
         return ends[-1] if ends else before
 
     def stop(self) -> None:
-        """Stop all, the leader last: nobody is to take over."""
+        """Stop all, the leader last, so that nobody takes over."""
         for thread in sorted(self.threads, key=lambda each: each.elector.is_leader()):
             thread.stop(0)
         for thread in self.threads:
@@ -125,5 +125,5 @@ def most_at_once(trusts: Iterable[tuple[float, int, float]]) -> int:
 
 
 def pause(seconds: float) -> None:
-    """Let the crowd go on for a while: what is measured is what it does in that time."""
+    """Let the crowd go on for a while, to measure its requests in that time."""
     time.sleep(seconds)

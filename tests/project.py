@@ -59,7 +59,7 @@ class Running:
 
 
 class Project:
-    """Python modules in a folder; what it started ends with the block."""
+    """Python modules in a folder; its processes end with the block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.beat import Scheduler
+from celery.bin.base import CeleryOption
 from celery.signals import beat_init
 from celery.worker.control import Panel
 
@@ -45,14 +46,15 @@ class Service:
 
 
 def test_setup_adds_steps_options_and_commands() -> None:
-    """And returns the app. No setting is read yet: they may be made later."""
+    """Beside the project's own, and returns the app. No setting is read yet: they may be made later."""
     app = made_app()
+    app.user_options["worker"].add(CeleryOption(("--color",), is_flag=True, help="The project's own."))
     assert celery_leader.setup(app) is app
     assert not app.configured
     assert app.steps["worker"] == {LeaderStep, EmbeddedBeatStep}
     assert app.steps["consumer"] == {LeaderQueueStep}
     options = {option.name: option for option in app.user_options["worker"]}
-    assert set(options) == {"without_leader", "leader_beat"}
+    assert set(options) == {"color", "without_leader", "leader_beat"}
     assert all(option.is_flag and option.help for option in options.values())
     assert "leader_status" in Panel.data
 

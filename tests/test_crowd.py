@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CANDIDATES = 50
 LEASE, DEADLINE, RETRY = 3.0, 2.0, 0.5
-# How long a busy machine may keep a thread waiting that is to be woken, and a hand-over with it.
+# Seconds by which a busy machine may delay a thread that is woken, and with it a hand-over.
 SLACK = 1.0
 
 
@@ -57,7 +57,7 @@ def postgres_backend(postgres_server: Any, django_db_blocker: Any) -> Iterator[A
     indirect=True,
 )
 def test_a_crowd_is_no_herd(crowd: Crowd) -> None:
-    """From the start over a release and a death without a word; by the candidates' own count of requests."""
+    """At the start, after a release and after a silent death, by the candidates' own count of requests."""
     eventually(lambda: len(crowd.know()) == 1 and "" not in crowd.know(), 30, what="all know one leader")
 
     begun = now()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.project import Running
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Newcomer:
             "PIP_FIND_LINKS": str(wheels),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
-        self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
+        self._workers: list[Running] = []
         subprocess.run([sys.executable, "-m", "venv", str(folder / "environment")], check=True)
 
     def follow(self, section: str) -> None:
@@ -58,36 +59,30 @@ class Newcomer:
         )  # fmt: skip
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
-    def start_worker(self, section: str) -> int:
-        """Type the section's last command into a terminal of its own; return the process's id."""
+    def start_worker(self, section: str) -> Running:
+        """Type the section's last command into a terminal of its own."""
         command = [command for _, block in blocks(section) for command in commands(block)][-1]
-        path = self.folder / f"{len(self._started)}.log"
+        path = self.folder / f"{len(self._workers)}.log"
         with path.open("wb") as log:
             process = subprocess.Popen(
                 f"exec {command}", shell=True, cwd=self.folder, env=self._environment, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
-        self._started.append((process, path))
-        return process.pid
+        self._workers.append(Running(process, path))
+        return self._workers[-1]
 
     def told(self) -> int:
         """Return how often the periodic task ran."""
-        return sum(path.read_text().count(TOLD) for _, path in self._started)
+        return self.logs().count(TOLD)
 
     def logs(self) -> str:
-        return "\n".join(path.read_text() for _, path in self._started)
-
-    def stop(self, pid: int) -> None:
-        """Press Ctrl-C in a worker's terminal, and wait; Celery ends with status 1 then."""
-        process = next(process for process, _ in self._started if process.pid == pid)
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+        """Return what all workers wrote."""
+        return "\n".join(worker.log for worker in self._workers)
 
     def close(self) -> None:
-        for process, _ in self._started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+        """End all workers."""
+        for worker in self._workers:
+            worker.kill()
 
     def _write(self, block: str) -> None:
         """Write a file that the block names in its first line; settings are added to those that there are."""
@@ -137,7 +132,7 @@ def test_a_quick_start_works_as_it_stands(newcomer: Newcomer, section: str) -> N
     assert "started leading" in newcomer.logs()
     newcomer.start_worker(section)
     eventually(lambda: newcomer.logs().count(" ready.") == 2, 60)
-    newcomer.stop(first)
+    first.end(signal.SIGINT)  # Ctrl-C
     told = newcomer.told()
     eventually(lambda: newcomer.told() >= told + 2, 60, what="the task goes on")
     assert "ERROR" not in newcomer.logs()

@@ -73,6 +73,7 @@ def test_no_store_is_called_by_its_password(url: str) -> None:
         ("redis+cluster://u:hunter2@h:1?ssl_ca_certs=x;h:2", "redis+cluster://h:1?…"),
         ("redis://h?password=a;hunter2", "redis://h?…"),
         ("redis://h?password=a@hunter2", "redis://…"),
+        ("redis+cluster://u:x@h;u:hunter2@h2", "redis+cluster://…"),
         ("sentinel://:x@h;sentinel://:hunter2@h", "sentinel://…"),
         ("redis://h#\nhunter2", "redis://h?…"),
         ("foo://u:hunter2@h", "foo://h"),

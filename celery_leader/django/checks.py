@@ -41,7 +41,8 @@ def check_backend(
     """
     if alias := database_alias():
         return _check_alias(alias)
-    if str(settings.CELERY_LEADER_BACKEND).startswith("memory:") and not settings.DEBUG:
+    url = getattr(settings, "CELERY_LEADER_BACKEND", None)
+    if str(url).startswith("memory:") and not settings.DEBUG:
         return [
             Warning(
                 "CELERY_LEADER_BACKEND is memory://, which no other process can see: every worker leads.",
@@ -49,7 +50,7 @@ def check_backend(
                 id="celery_leader.W001",
             )
         ]
-    return _check_url(settings.CELERY_LEADER_BACKEND)
+    return _check_url(url)
 
 
 def check_settings(

@@ -14,7 +14,7 @@ from celery_leader.exceptions import ConfigurationError
 from celery_leader.tasks.guarding import guard_on
 from celery_leader.tasks.leader_only import LeaderOnly, mark_of
 from celery_leader.tasks.once_per_tick import is_atomic
-from celery_leader.tasks.tick_guard import guard_of
+from celery_leader.tasks.patient_store import once_store_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def check_atomic_tasks(app: Celery) -> None:
     for task in list(app.tasks.values()):
         if is_atomic(task):
             try:
-                guard_of(app).require_transactions()
+                once_store_of(app).require_transactions()
             except ConfigurationError as error:
                 raise ConfigurationError(f"{task.name}: {error}") from error
 

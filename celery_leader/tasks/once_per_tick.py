@@ -17,7 +17,7 @@ from celery_leader.election.limits import is_duration
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.guarding import GoBack, Guard, TurnedAway, guard_on, guarded
-from celery_leader.tasks.tick_guard import TickGuard, guard_of
+from celery_leader.tasks.patient_store import PatientOnceStore, once_store_of
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +133,9 @@ class _Delivery:
     def run(self, call: Callable[[], Any]) -> Any:
         """Run the task by *call*, or end the delivery."""
         self._check_due_time()
-        guard = guard_of(self._task.app)
+        store = once_store_of(self._task.app)
         try:
-            admission = guard.begin(self._tick, self._owner, self._claim_time())
+            admission = store.begin(self._tick, self._owner, self._claim_time())
         except StoreUnavailable as error:
             self._put_off(LONGEST_PAUSE, f"whether it is done is unknown: {error}")
         if admission.is_done:
@@ -143,7 +143,7 @@ class _Delivery:
             raise TurnedAway
         if not admission.may_run:
             self._put_off(admission.wait, "another delivery of this tick runs")
-        return self._run_claimed(guard, call)
+        return self._run_claimed(store, call)
 
     def _check_due_time(self) -> None:
         early = (self._due - datetime.now(timezone.utc)).total_seconds()
@@ -151,10 +151,10 @@ class _Delivery:
             why = f"by this machine's clock it is due in {early:.0f} s; set this clock or the leader's"
             self._put_off(early, why, level=logging.WARNING)
 
-    def _run_claimed(self, guard: TickGuard, call: Callable[[], Any]) -> Any:
+    def _run_claimed(self, store: PatientOnceStore, call: Callable[[], Any]) -> Any:
         returned, ignored = False, None
         try:
-            with guard.running(self._tick, self._owner, in_transaction=self._options.atomic):
+            with store.running(self._tick, self._owner, in_transaction=self._options.atomic):
                 try:
                     result = call()
                 except Ignore as error:  # the task is done: it has replaced itself, for example

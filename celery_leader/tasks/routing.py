@@ -9,6 +9,7 @@ from celery import Celery, current_app
 from kombu import Queue
 
 from celery_leader.exceptions import ConfigurationError
+from celery_leader.older_celery import set_routes
 from celery_leader.settings import queue_name
 from celery_leader.tasks.callers import MAPS
 from celery_leader.tasks.leader_only import mark_of
@@ -78,4 +79,4 @@ def route_guarded_tasks(app: Celery) -> None:
     routes = app.conf.task_routes
     routes = list(routes) if isinstance(routes, (list, tuple)) else [routes] if routes else []
     if not any(isinstance(route, LeaderRouter) for route in routes):
-        app.conf.task_routes = [LeaderRouter(app), *routes]
+        set_routes(app.conf, [LeaderRouter(app), *routes])

@@ -25,7 +25,6 @@ class LeaderStep(bootsteps.StartStopStep):
     """Contends in the elections of a worker."""
 
     label = "Leader"
-    conditional = True
     requires: ClassVar = ("celery.worker.components:Pool",)
 
     def __init__(
@@ -128,7 +127,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
         self._reception.stop()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-            self._heartbeat = None
 
     def shutdown(self, consumer: Any) -> None:
         """Give back each lease that is still held: the last hook of a warm and of a cold shutdown."""

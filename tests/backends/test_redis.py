@@ -314,6 +314,15 @@ def test_no_passwords_are_shown(own_server: RedisServer) -> None:
         lock.close()
 
 
+@pytest.mark.usefixtures("raw")
+def test_a_query_changes_nothing_that_a_lock_relies_on(server: RedisServer) -> None:
+    """A URL that was made for other programs may ask for text instead of bytes."""
+    query = "decode_responses=yes&socket_timeout=100"
+    lock = open_backend(f"{server.url}?{query}").lock("default")
+    assert lock.create(sample_record()) == lock.get()
+    lock.close()
+
+
 @pytest.mark.parametrize(
     ("url", "options", "said"),
     [

@@ -360,6 +360,21 @@ class TestClusterUrl:
             lock.get()
         lock.close()
 
+    def test_nodes_that_hang_are_not_asked_first_for_ever(self, cluster: RedisCluster) -> None:
+        """Two of them take all of a call's time: the next calls begin with other nodes."""
+        with (
+            closing(open_backend(cluster.url).lock("late")) as known,
+            Proxy((HOST, cluster.nodes[0].port)) as one,
+            Proxy((HOST, cluster.nodes[0].port)) as two,
+        ):
+            stored = known.create(sample_record())
+            one.fall_silent()
+            two.fall_silent()
+            nodes = (one.address[1], two.address[1], cluster.nodes[0].port)
+            url = "redis+cluster://" + ";".join(f"{HOST}:{port}" for port in nodes)
+            with closing(open_backend(url, timeout=TIMEOUT).lock("late")) as lock:
+                assert stored in [in_time(lock.get) for _ in nodes]
+
     def test_one_node_is_enough_to_hear_of_changes(self, cluster: RedisCluster) -> None:
         """The subscription, too, passes over a node that is away."""
         node = cluster.nodes[0]
@@ -404,6 +419,21 @@ class TestClusterUrl:
             proxies[cluster.owner("celery-leader:{remapped}:record").port].fall_silent()
             assert isinstance(in_time(lock.get), StoreUnavailable)
             lock.close()
+
+    def test_nodes_may_not_know_their_addresses(self, cluster: RedisCluster) -> None:
+        """They redirect to a port only: on the host that was asked."""
+        setting = "CONFIG SET cluster-preferred-endpoint-type"
+        try:
+            for node in cluster.nodes:
+                assert node.command_line(f"{setting} unknown-endpoint") == b"+OK\r\n"
+            locks = [open_backend(f"redis+cluster://{HOST}:{node.port}").lock("nowhere") for node in cluster.nodes]
+            stored = locks[0].create(sample_record())
+            for lock in locks:
+                assert lock.get() == stored
+                lock.close()
+        finally:
+            for node in cluster.nodes:
+                node.command_line(f"{setting} ip")
 
     def test_a_key_on_its_way_is_found(self, cluster: RedisCluster) -> None:
         """While a slot moves, the old node sends on to the new one (ASK) what it has given away, and what is new."""

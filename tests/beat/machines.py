@@ -100,11 +100,11 @@ class Machines:
         return machine
 
     def leader(self, base: Any = "celery.beat:Scheduler") -> Machine:
-        """Start one more, which leads instead of whoever led."""
+        """Start one more machine, which replaces the leader if there is one."""
         return self.take_over(self.add(base))
 
     def take_over(self, machine: Machine) -> Machine:
-        """Let *machine* lead instead of whoever led, and look at its schedule; return it."""
+        """Let *machine* replace the leader if there is one, and read its schedule; return it."""
         for other in self.started:
             other.resign()
         machine.lead()

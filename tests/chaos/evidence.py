@@ -1,4 +1,4 @@
-"""What the log of a chaos run proves. Each check returns what is wrong, so that a test can print all of it."""
+"""The proof in the log of a chaos run. Each check returns all violations, so that a test can print them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GrowingLog:
         self._reading = threading.Lock()
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return what was written so far, a list of the caller's own."""
+        """Return a copy of all lines written so far."""
         with self._reading:
             if self._path.exists():
                 with self._path.open("rb") as file:
@@ -38,7 +38,7 @@ class GrowingLog:
 
 @dataclass
 class Evidence:
-    """The lines of a log, and the election that they are to prove something about."""
+    """The lines of a log, and the election whose promises they prove."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     election: str = "default"
@@ -137,7 +137,7 @@ class Evidence:
     # -- guarded tasks -----------------------------------------------------------------------------------------
 
     def guarded_wrong(self, sent: int, killed: set[int]) -> list[str]:
-        """Return what is wrong with the guarded tasks 0 … *sent* - 1.
+        """Return the violations by the guarded tasks 0 … *sent* - 1.
 
         Each ran once, and a leader let it begin. One that was running in a process of *killed* may run again.
 

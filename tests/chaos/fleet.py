@@ -82,7 +82,7 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the workers' processes find."""
+        """The environment of the workers' processes."""
         conf = {
             "broker_url": self.broker.url,
             "broker_transport_options": {"visibility_timeout": self.visibility},
@@ -221,7 +221,7 @@ class Fleet:
 
         for attempt in range(3):
             self.start_all(f"last{attempt}")
-            with suppress(AssertionError):  # what is missing in the end is for the checks to tell
+            with suppress(AssertionError):  # the checks report what is missing
                 eventually(is_complete, timeout=VISIBILITY + 2, interval=0.2)
             self.stop_all()
             if is_complete():
@@ -301,11 +301,11 @@ class Fleet:
         return [number for number in range(self.sent) if number not in begun]
 
     def evidence(self) -> Evidence:
-        """Return what was written down so far."""
+        """Return all that the processes wrote down so far."""
         return Evidence(self._growing.lines(), self.election)
 
     def report(self, takeovers: Iterable[float] = ()) -> None:
-        """Print what was seen."""
+        """Print the figures of the run."""
         evidence = self.evidence()
         ticks = sum(len(evidence.ticks(entry)) for entry in PERIODS)
         print(  # noqa: T201  # the figures belong into CI's log
@@ -319,7 +319,7 @@ class Fleet:
         return {name: last.count for name, last in self.last_claims().items()}
 
     def last_claims(self) -> dict[str, LastClaim]:
-        """Return what the ledger says of each entry. No term that began before changes it any more."""
+        """Return the ledger's last claim of each entry. Earlier terms can no longer change them."""
         script = (
             "import json, chaos_project as p\n"
             "from celery_leader.settings import LeaderSettings\n"

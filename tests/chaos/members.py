@@ -1,4 +1,4 @@
-"""Three processes of a fleet, what is done to them, drawn at random, and what each fault excuses."""
+"""Three processes of a fleet, the faults that harm them at random, and what each fault excuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAKEOVER = LEASE + RETRY * 2.2
 #: The longest until a worker has its broker back: Celery tries after 2, 4, 6 … s.
 RECONNECT = 4.0
 NAMES = ("a", "b", "c")
-#: What is to be sent all the while, into a queue that nobody consumes.
+#: The periodic entries. Their messages go to a queue that nobody consumes.
 SCHEDULE: dict[str, Every | Minutely] = {"second": Every(1.0), "seven": Every(7.0), "minute": Minutely()}
 QUEUE = "ticks"
 
@@ -44,15 +44,15 @@ class Members:
         self.fleet.await_ticking_leader("sent")
 
     def end(self, since: float, until: float) -> Account:
-        """Stop all, and return what the broker has. All was well at *since* and *until*."""
+        """Stop all, and return an account of the broker's messages. All was well at *since* and *until*."""
         self.fleet.stop_all()
         messages = read_messages(self.fleet.broker.url, QUEUE)
-        (self.fleet.directory / "messages.txt").write_text("\n".join(map(str, messages)))  # for whoever must find out
+        (self.fleet.directory / "messages.txt").write_text("\n".join(map(str, messages)))  # for the reader of a failure
         schedule = {**SCHEDULE, "minute": Minutely(self.fleet.utc_offset), **self.deployed()}
         return Account(messages, schedule, self.faults, since, until)
 
     def report(self, account: Account) -> None:
-        """Print what was seen."""
+        """Print the figures of the run, and its faults."""
         messages = Counter(message.entry.partition("-")[0] for message in account.messages)
         print(  # noqa: T201  # the figures belong into CI's log
             f"chaos: {account.until - account.since:.0f} s, terms={len(self.fleet.evidence().terms())} "
@@ -85,7 +85,7 @@ class Members:
         return self.random.uniform(1, most * LEASE)
 
     def harm(self, kind: str) -> None:
-        """Do what *kind* names, and wait until all is well: three processes, one of which ticks."""
+        """Cause the fault *kind*, and wait until all is well: three processes run, and one ticks."""
         KINDS[kind](self, kind)
         self.await_recovery()
         assert sorted(self.fleet.alive()) == sorted(NAMES), f"after {kind} only {self.fleet.alive()} live"
@@ -95,7 +95,7 @@ class Members:
         self.fleet.await_ticking_leader("sent", since=time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def note(self, kind: str, begun: float, over: float, *, resends: bool = False, loses_answers: bool = False) -> None:
-        """Write down what was done."""
+        """Write down a fault."""
         self.faults.append(Fault(kind, begun, over, resends, loses_answers))
 
     # -- processes -------------------------------------------------------------------------------------------------
@@ -114,11 +114,11 @@ class Members:
         self.fleet.signal_all(name, signal.SIGSTOP)
         time.sleep(3 * LEASE)
         self.fleet.signal_all(name, signal.SIGCONT)
-        # Who wakes in the middle of sending goes on with it. Its successor did the same.
+        # A leader that wakes while it sends continues, and its successor has sent the same.
         self.note(kind, begun, begun + takeover, resends=takeover > 0)
 
     def terminate(self, kind: str, name: str) -> None:
-        """SIGTERM: it hands over and leaves nothing open, so nothing is excused but what two cores need."""
+        """SIGTERM: it hands over and leaves nothing open, so only the slowness of two cores is excused."""
         begun = time.time()
         self.fleet.signal(name, signal.SIGTERM)
         status = self.fleet.await_end(name)
@@ -163,7 +163,7 @@ class Members:
         self.note(kind, begun, time.time() + TAKEOVER, resends=True)
 
     def emptied_and_killed(self, kind: str) -> None:
-        """The leader writes back what it knows and dies; the next one has to live on that."""
+        """The leader restores the ledger from memory and dies; the next leader depends on that."""
         self.store_emptied(kind)
         self.await_recovery()
         self.kill(kind, self.leader(), TAKEOVER)
@@ -177,7 +177,7 @@ class Members:
         self.note(kind, begun, time.time() + RECONNECT, resends=True, loses_answers=True)
 
     def killed_without_broker(self, kind: str) -> None:
-        """The leader dies while it waits for the broker: what it claimed and could not send is for the next to send."""
+        """The leader dies while it waits for the broker: the next leader must send its unsent claims."""
         leader, begun = self.leader(), time.time()
         self.fleet.broker.kill()
         time.sleep(1.5)  # something falls due every second

@@ -1,4 +1,4 @@
-"""What lies in the broker in the end, compared with what was due. Each check returns what is wrong.
+"""The messages in the broker at the end, compared with the ticks that were due. Each check returns violations.
 
 The beat is not asked: when a message was sent is stamped by the project that publishes it, what was due follows from
 the schedule and from what was sent before, and what may have held it up is known to whoever did the harm. All times
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import amqp
 import redis
 
-#: What two busy cores may add to any wait, in seconds. A tick of the entry `seven` that is missing shows all the same.
+#: Seconds that two busy cores may add to any wait. A missing tick of the entry `seven` still shows.
 SLACK = 3.0
 #: How much closer than their period two ticks may be. By their due times: a leader that could not write its claims was
 #: some hundredths of a second late each time, and its successor counts from before. By when they were sent: more.
@@ -31,7 +31,7 @@ EARLY = 0.01
 
 
 class LastClaim(NamedTuple):
-    """What the ledger says of an entry: how many ticks were claimed, whether the last was sent, and as what."""
+    """An entry in the ledger: how many ticks were claimed, whether the last was sent, and its task id."""
 
     count: int
     sent: bool
@@ -40,7 +40,7 @@ class LastClaim(NamedTuple):
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a tick. *due* is what the beat says; None when it says nothing."""
+    """One message of a tick. *due* is the due time that the beat wrote; None when it wrote none."""
 
     entry: str
     id: str
@@ -51,7 +51,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that was done to the fleet, and what it excuses.
+    """A fault of the fleet, and what it excuses.
 
     Attributes:
         kind: What was done.
@@ -94,7 +94,7 @@ class Minutely:
 
 @dataclass(frozen=True)
 class Account:
-    """The messages of one run, in the order of their arrival, and what they are compared with.
+    """The messages of one run in the order of their arrival, with the schedule and the faults.
 
     Attributes:
         messages: All that ever arrived.
@@ -111,7 +111,7 @@ class Account:
     until: float
 
     def excused_until(self, due: float) -> float:
-        """Return when at the latest what was due at *due* must have been sent."""
+        """Return by when a tick that was due at *due* must have been sent."""
         end = due
         while later := [f.over for f in self.faults if f.begun <= end + SLACK and f.over > end]:
             end = max(later)
@@ -199,7 +199,7 @@ class Account:
     # -- lost --------------------------------------------------------------------------------------------------
 
     def lost(self, ledger: Mapping[str, LastClaim]) -> list[str]:
-        """Return what was claimed and is not there, and what was due and no fault can explain that it is missing."""
+        """Return the claims without a message, and the ticks that are missing without a fault as excuse."""
         return [*self._claimed_and_missing(ledger), *self._due_and_missing(), *self.late()]
 
     def _claimed_and_missing(self, ledger: Mapping[str, LastClaim]) -> Iterator[str]:
@@ -227,7 +227,7 @@ class Account:
 
     def _gaps(self, entry: str, when: Every) -> Iterator[str]:
         since, until = max(self.since, when.since), min(self.until, when.until)
-        # All of them, not the firsts: who sends a tick again that its ledger does not know counts from there.
+        # All of them, not the firsts: a leader that resends a tick unknown to its ledger counts from there.
         sent = sorted(m.sent_at for m in self.messages if m.entry == entry and since <= m.sent_at <= until)
         for before, after in itertools.pairwise([since, *sent, until]):
             if after > self.excused_until(before + when.period):

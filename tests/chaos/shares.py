@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-#: The shares of what is not quick.
+#: The shares of the cases that are not quick.
 SETS = ("lowest", "highest")
 
 
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", choices=("quick", *SETS), required=True, help="which chaos tests to run")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m and -k: what they leave does not move a case to another share
+@pytest.hookimpl(tryfirst=True)  # before -m and -k, so that they move no case to another share
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the cases of one share."""
     cases: dict[str, list[pytest.Item]] = defaultdict(list)

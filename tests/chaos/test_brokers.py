@@ -1,4 +1,4 @@
-"""Three beats of their own whose messages go to RabbitMQ; and beats that are to end while their broker hangs."""
+"""Three beats of their own whose messages go to RabbitMQ; and beats that must stop while their broker hangs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of the chaos tests can fail: each is shown what it must complain about."""
+"""The checks of the chaos tests can fail: each is shown a violation that it must report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_tick_with_two_ids_is_found() -> None:
 
 
 def test_a_message_that_ran_again_is_found_unless_a_later_term_sent_it_again() -> None:
-    """What a leader sent and could not confirm, its successor sends again."""
+    """A successor resends the messages that its predecessor could not confirm."""
     assert Evidence([tick("01", token="5"), tick("01", token="6")]).redelivered() == []
     assert Evidence([tick("01"), tick("01")]).redelivered() == ["message 01 of term 5 ran 2 times"]
 

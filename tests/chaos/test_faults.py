@@ -58,7 +58,7 @@ def pause(fleet: Fleet, leader: str) -> float:
 @pytest.mark.parametrize("fleet", ["redis", "sqlite", "postgres"], indirect=True)
 def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], float]) -> None:
     """One leader at a time, no tick twice, none lost, each guarded task once, and all workers live."""
-    if fault is pause:  # nobody dies: a broker that delivers again what a paused worker has would only blur the count
+    if fault is pause:  # nobody dies, and redelivery of a paused worker's messages would only blur the count
         fleet.visibility = 600
     fleet.start_all("a", "b", "c")
     takeovers = []
@@ -86,6 +86,6 @@ def test_the_next_leader_takes_over(fleet: Fleet, fault: Callable[[Fleet, str], 
     assert max(takeovers) < longest
     if fault not in (kill, quit_):  # they cut tasks off before they are acknowledged, and brokers redeliver those
         assert evidence.redelivered() == []
-    # One that stood still between sending and confirming: its successor sends again. A warm stop leaves nothing open.
+    # A leader paused between sending and confirming has its tick resent. A warm stop leaves nothing open.
     if fault in (terminate, pause):
         assert evidence.repeated() <= (TIMES if fault is pause else 0)

@@ -24,7 +24,7 @@ def beats(fleet: Fleet) -> Fleet:
 
 
 def test_a_mixed_fleet_has_one_beat(beats: Fleet) -> None:
-    """Workers with a beat, a beat of its own and a plain worker: whoever has none never leads the beats."""
+    """A worker with a beat, a standalone beat and a plain worker: the plain worker never leads the beats."""
     beats.start("plain", "-P", "threads", "-c", "2")
     beats.start("worker", "-P", "threads", "-c", "2", "--leader-beat")
     beats.await_ticking_leader()

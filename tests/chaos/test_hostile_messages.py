@@ -1,4 +1,4 @@
-"""Messages that lie, and followers that may not do what they should: nobody runs what the leader alone may run.
+"""Messages that lie, and followers that are refused by their broker: guarded tasks run on the leader only.
 
 Whatever comes, a follower stays calm: a message that can't go on waits, and the log says why, now and then.
 """
@@ -29,7 +29,7 @@ RABBIT = pytest.param(RabbitServer, marks=pytest.mark.rabbitmq)
 GUARDED, LEADERS, QUEUE = "chaos_project.guarded", "celery-leader.default", "celery"
 TICK = os.sysconf("SC_CLK_TCK")
 
-#: What the third part of a body, or the headers, may say of the request.
+#: Claims that the third part of a body, or the headers, may make about the request.
 LIES: list[dict[str, Any]] = [
     {"is_eager": True},
     {"is_eager": True, "properties": None},
@@ -119,7 +119,7 @@ def test_no_message_makes_a_follower_run_a_guarded_task(crew: Fleet, raw: redis.
 
 
 def test_a_map_of_a_guarded_task_fails(crew: Fleet, raw: redis.Redis) -> None:
-    """Whoever gets it would call the task like a function."""
+    """Any worker that received it would call the task like a function."""
     follow(crew)
     for by in ("celery.map", "celery.starmap"):
         task = {"task": GUARDED, "args": [], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": False}
@@ -164,7 +164,7 @@ def test_a_follower_that_may_not_forward_waits(crew: Fleet, broker: RedisServer,
 
 @pytest.mark.parametrize("broker", [RABBIT], indirect=True)
 def test_rabbitmq_loses_nothing_that_it_refuses(crew: Fleet, broker: RabbitServer) -> None:
-    """The leader's queue was declared with other arguments: what is sent to it is held until that is mended."""
+    """The leader's queue was declared with other arguments: messages for it are held until that is mended."""
     follow(crew)
     with Connection(broker.url) as connection:
         wrong = Queue(LEADERS, queue_arguments={"x-max-priority": 5})(connection.default_channel)
@@ -180,7 +180,7 @@ def test_rabbitmq_loses_nothing_that_it_refuses(crew: Fleet, broker: RabbitServe
 
 @pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
 def test_a_worker_that_can_not_lead_leaves_the_leaders_queue_alone(crew: Fleet) -> None:
-    """Though it is told to consume it, on the command line and later."""
+    """Although the command line and a remote control command order it to consume that queue."""
     follow(crew, "-Q", f"{QUEUE},{LEADERS}")
     crew.app.control.add_consumer(LEADERS, destination=["follower@chaos"], reply=True)
     with calm(crew):

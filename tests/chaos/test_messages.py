@@ -1,4 +1,4 @@
-"""The comparison of what arrived with what was due can fail: each check is shown what it must complain about."""
+"""The comparison of messages with due ticks can fail: each check is shown a violation that it must report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def message(due: float, *, sent: float = 0.1, ident: str = "", entry: str = "sec
 
 
 def plain(sent: float, ident: str = "", entry: str = "second") -> Message:
-    """A message that does not say what it is for."""
+    """A message without a due time."""
     return Message(entry, ident or f"plain {sent:g}", START + sent)
 
 
@@ -42,7 +42,7 @@ LEDGER = {"second": LastClaim(9, True, "second 9")}
 
 
 def wrong(found: Account, ledger: dict[str, LastClaim] | None = None) -> list[str]:
-    """Return all that is wrong, whoever says so."""
+    """Return the violations of all checks."""
     return found.complaints(ledger or {})
 
 
@@ -68,7 +68,7 @@ def test_a_minute_that_was_sent_twice_is_found() -> None:
 
 
 def test_messages_that_follow_too_closely_are_found_though_they_tell_no_due_time() -> None:
-    """What jitters is not too close."""
+    """Jitter is not too close."""
     schedule = {"second": Every(7.0)}
     assert account([plain(1), plain(7.6)], schedule).twice() == []
     assert account([plain(1), plain(4.5)], schedule).twice()

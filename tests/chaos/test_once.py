@@ -100,7 +100,7 @@ def test_a_tick_whose_worker_was_killed_has_one_effect(fleet: Fleet, raw: redis.
     send(0.1)
     fleet.start("b", "-c", "2", "--without-leader")
     eventually(lambda: effects(fleet), timeout=60)
-    # Only one that starts looks for what a dead worker had, and takes it for dead no sooner than this.
+    # Only a starting worker looks for a dead worker's messages, and considers it dead no sooner than this.
     eventually(lambda: time.monotonic() - killed > VISIBILITY + 1, timeout=VISIBILITY + 5)
     fleet.start("c", "-c", "1", "--without-leader")
     dropped = "dropped: this tick is done"  # between queue and worker a message is nowhere to be seen

@@ -1,4 +1,4 @@
-"""The same fleet and the same checks, with a beat that has no ledger: what it does wrong is found."""
+"""The same fleet and the same checks, with a beat that has no ledger: they find its faults."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
-#: From the start until the minute begins that the beat is to lose, in seconds: the other part needs a third of it.
+#: Seconds from the start to the minute that the beat will lose; the other part needs a third of them.
 UNTIL_MINUTE = 26.0
 
 
 def test_a_gate_without_a_ledger_sends_twice_and_loses(fleet: Fleet) -> None:
-    """It sends again what the leader before it sent, and forgets what the broker did not take."""
+    """It resends its predecessor's ticks, and forgets the ticks that the broker did not take."""
     fleet.conf["leader_beat"] = False
     minute = time.time() + UNTIL_MINUTE
     fleet.utc_offset = -minute % 60
@@ -47,7 +47,7 @@ def kill_after(members: Members, name: str) -> None:
     def sent() -> int:
         return len([line for line in fleet.evidence().of("sent") if line["entry"] == name])
 
-    # Those who stand by count from when they started: when they take over, their first period must be over.
+    # Standbys count from their start: their first period must be over when they take over.
     ready = time.time()
     eventually(lambda: time.time() > ready + 7.0 - TAKEOVER, what="the first period is nearly over")
     before = sent()
@@ -57,7 +57,7 @@ def kill_after(members: Members, name: str) -> None:
 
 
 def lose(members: Members, minute: float) -> None:
-    """Let the broker be away when *minute* begins, and wait until whoever remembers it must have sent it."""
+    """Let the broker be away when *minute* begins, and wait until a beat with a ledger would have sent it."""
     begun = time.time()
     members.fleet.broker.kill()
     eventually(lambda: time.time() > minute + 2, timeout=10, what="the minute has begun")

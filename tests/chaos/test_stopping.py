@@ -32,7 +32,7 @@ def pair(fleet: Fleet) -> Iterator[Fleet]:
 
 
 def lead_and_follow(fleet: Fleet) -> None:
-    """Start a leader, which may be one that stops itself, and a follower, which is not."""
+    """Start a leader, which may stop itself, and a follower, which does not."""
     fleet.start("one", "-c", "1", "-Q", "celery,one")
     assert fleet.await_leader() == "one"
     fleet.conf.pop("chaos_stops", None)
@@ -98,7 +98,7 @@ def test_what_has_not_begun_goes_back_at_once(pair: Fleet) -> None:
 
 @pytest.mark.parametrize("broker", [RedisServer, RABBIT], indirect=True)
 def test_threads_that_give_back_beside_the_main_loop_cost_no_acknowledgement(pair: Fleet) -> None:
-    """A thread that is free meanwhile takes what the main loop has not yet given back, and turns it away itself."""
+    """A free thread takes a message that the main loop has not yet given back, and rejects it itself."""
     pair.conf.update(worker_prefetch_multiplier=8, chaos_reject_time=0.3)
     pair.start("one", "-P", "threads", "-c", "2")
     assert pair.await_leader() == "one"
@@ -129,7 +129,7 @@ def test_what_a_thread_has_finished_is_acknowledged_while_others_run(pair: Fleet
 
 @pytest.mark.parametrize("broker", [RABBIT], indirect=True)
 def test_a_broker_that_listens_for_heartbeats_keeps_what_threads_run(pair: Fleet) -> None:
-    """It would deliver again what a stopping worker still runs."""
+    """Without heartbeats it would redeliver the tasks that a stopping worker still runs."""
     pair.conf["broker_heartbeat"] = 4  # RabbitMQ waits for two, and looks now and then
     pair.start("one", "-P", "threads", "-c", "2")
     assert pair.await_leader() == "one"
@@ -146,7 +146,7 @@ def test_a_broker_that_listens_for_heartbeats_keeps_what_threads_run(pair: Fleet
 
 
 def test_a_pop_that_waits_takes_no_message_with_it(pair: Fleet) -> None:
-    """Redis gives a message to who has waited longest, which is a worker that consumes no more."""
+    """Redis gives a message to the client that has waited longest: a worker that no longer consumes."""
     pair.conf["worker_prefetch_multiplier"] = 8
     lead_and_follow(pair)
     until = keep_busy(pair)

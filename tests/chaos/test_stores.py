@@ -12,7 +12,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
-#: After a store is back, a leader is there and ticks within one retry period and a lease, and what two cores need.
+#: Seconds until a leader ticks after its store is back: a lease, a retry period, and the slack of two cores.
 BACK = LEASE + RETRY * 2.2 + 2.0
 
 
@@ -87,7 +87,7 @@ def test_a_worker_without_a_broker_does_not_lead(fleet: Fleet, broker: RedisServ
 
 
 def test_a_broker_that_restarts_loses_no_tick(fleet: Fleet, broker: RedisServer) -> None:
-    """Terms go on, and what could not be sent meanwhile is sent afterwards."""
+    """Terms go on, and the unsent ticks are sent afterwards."""
     fleet.start_all("a", "b", "c")
     fleet.await_ticking_leader()
     broker.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
@@ -15,22 +15,24 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from celery_leader.django.admin import split_identity
+from celery_leader.django.admin import _age, split_identity
 from celery_leader.django.models import Election, PeriodicRun
 from celery_leader.election import ElectionState
 from tests.databases import emptied, variant
 from tests.django.test_damage import NO_DATES, write
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ELECTIONS = "admin:celery_leader_election"
 RUNS = "admin:celery_leader_periodicrun"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _migrated(django_db_blocker: Any) -> None:
+    with django_db_blocker.unblock():
+        call_command("migrate", verbosity=0)
+
+
 @pytest.fixture(autouse=True)
-def _site() -> Iterator[None]:
-    call_command("migrate", verbosity=0)
+def _empty() -> None:
     for model in (Election, PeriodicRun, User):
         model.objects.all().delete()
 
@@ -69,6 +71,14 @@ def page(client: Client, name: str, *arguments: Any) -> str:
     response = client.get(reverse(name, args=arguments))
     assert response.status_code == 200
     return response.content.decode()
+
+
+def columns(html: str) -> dict[str, str]:
+    """The text of each field of a row in a list, or of a page."""
+    of_row = re.findall(r'<t[dh] class="field-(\w+)[^"]*">(.*?)</t[dh]>', html)
+    of_page = re.findall(r'class="form-row field-(\w+)">.*?<div class="readonly">(.*?)</div>', html, flags=re.DOTALL)
+    alternatives = re.compile(r'<img [^>]*alt="(\w+)"[^>]*>')
+    return {name: re.sub("<[^>]*>", "", alternatives.sub(r"\1", text)).strip() for name, text in of_row or of_page}
 
 
 class TestLook:
@@ -118,17 +128,45 @@ class TestLook:
 
     def test_an_election_has_a_page(self, client: Client) -> None:
         """Names with characters that URLs dislike included."""
-        add_election("proj:a/b c")
-        html = page(client, f"{ELECTIONS}_change", "proj:a/b c")
-        assert "Leading" in html
-        assert "60 s" in html
+        acquired = datetime.now(timezone.utc) - timedelta(days=3, seconds=9)
+        add_election("proj:a/b c", acquire_time=acquired, leader_transitions=77)
+        values = columns(page(client, f"{ELECTIONS}_change", "proj:a/b c"))
+        assert re.fullmatch(r"\d s ago", values.pop("renewed"))
+        assert values == {
+            "name": "proj:a/b c", "state": "● Leading", "holder": "celery@web-1 4121", "lease": "60 s",
+            "acquired": "3 d ago", "fencing_token": "1795400000123", "leader_transitions": "77",
+        }  # fmt: skip
 
-    def test_a_run_has_a_page(self, client: Client) -> None:
-        """With the schedule and the term that claimed it."""
-        run = add_run(schedule="every 10 s", token=4711)
-        html = page(client, f"{RUNS}_change", run.pk)
-        assert "every 10 s" in html
-        assert "4711" in html
+    def test_a_value_that_is_not_there_is_a_dash(self, client: Client) -> None:
+        """An election may have no holder, and a damaged one no times."""
+        add_election(holder="", renewed_at=None)
+        row = columns(page(client, f"{ELECTIONS}_changelist"))
+        assert (row["holder"], row["renewed"]) == ("–", "–")
+        assert columns(page(client, f"{ELECTIONS}_change", "default"))["acquired"] == "–"
+
+    def test_a_run_has_a_row_and_a_page(self, client: Client) -> None:
+        """The page has also the claim, its term and the schedule."""
+        now = datetime.now(timezone.utc)
+        times = {"due_at": now - timedelta(minutes=5, seconds=9), "claimed_at": now - timedelta(minutes=4)}
+        run = add_run("close", schedule="every 10 s", token=4711, task_id="an-id", run_count=77, sent=True, **times)
+        row = columns(page(client, f"{RUNS}_changelist"))
+        assert row == {
+            "name": "close", "election": "default", "due": "5 min ago", "sent": "True", "run_count": "77",
+            "id_of_task": "an-id",
+        }  # fmt: skip
+        values = columns(page(client, f"{RUNS}_change", run.pk))
+        assert values == {**row, "claimed": "4 min ago", "token": "4711", "fingerprint": "every 10 s"}
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (0.5, "0 s ago"), (119, "119 s ago"), (120, "2 min ago"), (7190, "119 min ago"), (7201, "2 h ago"),
+            (172_790, "47 h ago"), (172_801, "2 d ago"), (-0.5, "0 s ago"), (-1, "in 1 s"), (-86_399, "in 23 h"),
+        ],
+    )  # fmt: skip
+    def test_ages_have_the_largest_unit_of_which_they_have_two(self, seconds: float, text: str) -> None:
+        """A clock that is behind sees times to come."""
+        assert _age(timedelta(seconds=seconds)) == text
 
     @pytest.mark.postgres
     def test_shows_the_database_that_keeps_the_elections(

@@ -19,7 +19,7 @@ from celery_leader.django.models import DeliveredTick, Fence
 from celery_leader.exceptions import ConfigurationError, RecordConflict, StoreUnavailable
 from celery_leader.ledger import DUE_HEADER
 from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
-from celery_leader.tasks.tick_guard import guard_of
+from celery_leader.tasks.patient_store import once_store_of
 from celery_leader.testing.contests import race
 from tests.contracts.once_contract import LONG, SHORT, TICK
 from tests.django.test_ledger import statements_of
@@ -182,7 +182,7 @@ def task(alias: str) -> Any:
 
     yield make
     for app in apps:
-        guard_of(app)._once_store.close()
+        once_store_of(app)._store.close()
         app.AsyncResult(TICK).forget()
         app.close()
 

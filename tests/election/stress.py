@@ -1,4 +1,4 @@
-"""Candidates whom many threads harass, and what is remembered of them for the verdict."""
+"""Candidates under calls from many threads, and the record of their trust for the verdict."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Unsteady:
 
 
 class Observed:
-    """An observer that remembers, after what it may do before."""
+    """An observer that remembers its calls, and may sleep before or fail after."""
 
     def __init__(self, before: Callable[[], None] = lambda: None, after: Callable[[], None] = lambda: None) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -102,7 +102,7 @@ class Span:
 
 
 class Candidate:
-    """One candidate, from its first start to its stop, and what it believed."""
+    """One candidate, from its first start to its stop, and the spans of its trust."""
 
     def __init__(self, election: str, identity: str, lock: MemoryLock, source: random.Random) -> None:
         self.election = election
@@ -131,7 +131,7 @@ class Candidate:
 
 
 class Stress:
-    """Some candidates of each election; one that was stopped is followed by a new one."""
+    """Some candidates of each election; a new one follows each that was stopped."""
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
@@ -145,7 +145,7 @@ class Stress:
         self.most_threads = 0
         self.errors: list[BaseException] = []
         self.overlaps: list[list[Term]] = []
-        #: What a caller may do to a candidate, and how often in comparison.
+        #: The calls to a candidate, and their relative frequencies.
         self.actions: dict[str, tuple[float, Callable[[Candidate], object]]] = {
             "start": (20, lambda candidate: candidate.thread.start()),
             "wake": (25, lambda candidate: candidate.thread.wake()),
@@ -161,7 +161,7 @@ class Stress:
         }
 
     def harass(self, seed: int, end: float) -> None:
-        """Do one thing after another to whomever, until *end*."""
+        """Make one random call after another to random candidates, until *end*."""
         source = random.Random(seed)
         names, weights = list(self.actions), [weight for weight, _ in self.actions.values()]
         try:

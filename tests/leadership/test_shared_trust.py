@@ -206,6 +206,19 @@ def test_a_file_has_all_its_room_from_the_start() -> None:
         shared_trust.unlink()
 
 
+def test_a_system_that_can_not_reserve_room_gives_the_file_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as macOS: memory can't be mapped beyond a file's end."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    shared_trust = SharedTrust.create(in_file=True)
+    try:
+        shared_trust.publish(trust())
+        assert shared_trust.is_leader()
+        assert shared_trust.path
+        assert shared_trust.path.stat().st_size == len(shared_trust._memory)
+    finally:
+        shared_trust.unlink()
+
+
 def test_a_full_file_system_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the cure, and nothing is left there."""
     before = set(Path("/dev/shm").glob(".celery-leader-trust-*"))

@@ -15,7 +15,7 @@ from celery_leader import once_per_tick
 from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.beat.due_times import task_id
 from celery_leader.ledger import DUE_HEADER, Tick
-from celery_leader.tasks.tick_guard import guard_of
+from celery_leader.tasks.patient_store import once_store_of
 from tests.tasks import deliveries
 from tests.tasks.deliveries import taken
 
@@ -41,7 +41,7 @@ def app() -> Iterator[Celery]:
 @pytest.fixture
 def once_store(app: Celery) -> MemoryOnceStore:
     """What the app's store knows of ticks."""
-    store = guard_of(app)._once_store
+    store = once_store_of(app)._store
     assert isinstance(store, MemoryOnceStore)
     return store
 

@@ -18,8 +18,8 @@ from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.beat.due_times import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
+from celery_leader.tasks.patient_store import once_store_of
 from celery_leader.tasks.routing import leader_queue
-from celery_leader.tasks.tick_guard import guard_of
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
 from tests.once.conftest import DUE, NAME, TICK, Runs, deliver, is_dropped
@@ -40,10 +40,10 @@ def test_a_tick_that_is_delivered_again_runs_once(app: Celery, caplog: pytest.Lo
 
 def test_each_process_asks_the_store_by_itself(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A child that shared its parent's connection would read its parent's answers."""
-    parents = guard_of(app)
-    assert guard_of(app) is parents
+    parents = once_store_of(app)
+    assert once_store_of(app) is parents
     monkeypatch.setattr("os.getpid", lambda: -1)
-    assert guard_of(app) is not parents
+    assert once_store_of(app) is not parents
 
 
 def test_a_message_of_protocol_1_is_guarded(app: Celery) -> None:

@@ -10,7 +10,7 @@ from celery import Celery
 from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.tasks import once_per_tick
-from celery_leader.tasks import tick_guard as guards
+from celery_leader.tasks import patient_store as patience
 from celery_leader.tasks.once_per_tick import SHORTEST_PAUSE
 from tests.once.conftest import NAME, TICK, Runs, deliver, is_dropped
 from tests.tasks.deliveries import taken
@@ -89,12 +89,12 @@ def test_a_tick_that_is_done_waits_for_the_store(
 ) -> None:
     """Its effect is there; a short outage does not make it come twice. No attempt follows another without a pause."""
     pauses: list[float] = []
-    monkeypatch.setattr(guards.time, "sleep", pauses.append)
+    monkeypatch.setattr(patience.time, "sleep", pauses.append)
     runs = Runs(app)
     away = Unavailable(monkeypatch, once_store, "done", 3)
     assert deliver(runs.task) is None
     assert away.left == 0
-    assert pauses == [guards.PAUSE] * 3
+    assert pauses == [patience.PAUSE] * 3
     assert is_dropped(deliver(runs.task))
 
 
@@ -102,7 +102,7 @@ def test_a_tick_that_is_done_does_not_wait_for_ever(
     app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It succeeds, and the log tells that its note is missing."""
-    monkeypatch.setattr(guards, "PATIENCE", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE", 0.0)
     runs = Runs(app)
     Unavailable(monkeypatch, once_store, "done", 1)
     assert deliver(runs.task) is None
@@ -136,7 +136,7 @@ def test_a_failure_that_can_not_give_its_claim_back_is_still_that_failure(
     runs = Runs(app, act)
     Unavailable(monkeypatch, once_store, "release", 2)
     assert "no" in str(deliver(runs.task).retval)
-    assert "failed, and can't run again before its claim has ended" in caplog.text
+    assert "can't run again before its claim has ended" in caplog.text
 
 
 def test_a_store_is_asked_for_a_week(app: Celery, once_store: MemoryOnceStore, monkeypatch: pytest.MonkeyPatch) -> None:

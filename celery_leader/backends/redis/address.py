@@ -33,7 +33,7 @@ _KEEPALIVE = {
     "TCP_KEEPCNT": KEEPALIVE_TIMES,
 }
 
-#: Told of each connection that a client opens.
+#: Called with each connection that a client opens, before it is used.
 OnConnection = Callable[[Any], None]
 _Connect = Callable[[OnConnection], redis.Redis]
 

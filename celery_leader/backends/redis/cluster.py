@@ -11,7 +11,7 @@ from redis.exceptions import AskError, MovedError, RedisError, ResponseError
 
 Address = tuple[str, int]
 
-#: How many redirections one command may take. While a slot moves to another node, each command takes two.
+#: So many redirections are too many for one command. While a slot moves to another node, each command takes two.
 _REDIRECTIONS = 5
 _REDIRECTION = re.compile(r"(MOVED|ASK) \d+ (.*):(\d+)")
 
@@ -21,8 +21,8 @@ class ClusterClient(redis.Redis):
 
     All keys of an election share a hash tag, so one node keeps them, and no other need be known. redis-py's
     ``RedisCluster`` (tried with 5.2 and 8.1) is worse at this: before its first call it asks for all slots and all
-    commands, which takes 50 ms, needs rights that an election does not, and fails for as long as another node hangs;
-    while a slot moves to a node without slots, every call fails; and after a ``MOVED`` it forgets ``address_remap``.
+    commands, which takes 50 ms, needs rights that an election does not, and fails while the node of the first slots
+    hangs; while a slot moves to a node without slots, every call fails; after a ``MOVED`` it forgets ``address_remap``.
     """
 
     #: Nodes to begin with: the first that answers. Empty from the first command on.

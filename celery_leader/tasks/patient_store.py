@@ -1,4 +1,4 @@
-"""How a process claims a tick in its once store, and notes it as done, whether it takes part in an election or not."""
+"""The once store as tasks use it: claim a tick, run it, note it as done, with patience while the store is away."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ T = TypeVar("T")
 PATIENCE, PAUSE = 30.0, 1.0
 
 
-class TickGuard:
-    """One app's once store, and what to do while it does not answer. Serves all threads of a process."""
+class PatientOnceStore:
+    """An app's once store, asked again when it does not answer. Serves all threads of a process."""
 
-    def __init__(self, once_store: OnceStore, *, retention: float) -> None:
-        """Let *once_store* remember for *retention* seconds which ticks are done."""
-        self._once_store = once_store
+    def __init__(self, store: OnceStore, *, retention: float) -> None:
+        """Let *store* remember for *retention* seconds which ticks are done."""
+        self._store = store
         self._retention = retention
 
     def require_transactions(self) -> TransactionalOnceStore:
@@ -38,12 +38,12 @@ class TickGuard:
         Raises:
             ConfigurationError: It can't.
         """
-        if not isinstance(self._once_store, TransactionalOnceStore):
+        if not isinstance(self._store, TransactionalOnceStore):
             raise ConfigurationError(
                 "@once_per_tick(atomic=True) commits a task's writes together with the note that its tick is done, so "
                 "both must be in one database: set leader_backend to django-db://<alias>, or leave atomic out."
             )
-        return self._once_store
+        return self._store
 
     def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
         """Claim a tick; see :meth:`celery_leader.backends.OnceStore.begin`. The first failure is followed by one retry.
@@ -51,7 +51,7 @@ class TickGuard:
         Raises:
             StoreUnavailable: The retry failed, too.
         """
-        return _twice(partial(self._once_store.begin, task_id, owner, seconds))
+        return _twice(partial(self._store.begin, task_id, owner, seconds))
 
     @contextmanager
     def running(self, task_id: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
@@ -78,7 +78,7 @@ class TickGuard:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if not self._once_store.done(task_id, owner, self._retention):
+                if not self._store.done(task_id, owner, self._retention):
                     logger.warning(
                         "Tick %s may have run twice: it ran longer than its claim lasted, or the store lost its claim. "
                         "Give @once_per_tick a longer timeout.", task_id,
@@ -95,9 +95,9 @@ class TickGuard:
 
     def _release(self, task_id: str, owner: str) -> None:
         try:
-            _twice(partial(self._once_store.release, task_id, owner))
+            _twice(partial(self._store.release, task_id, owner))
         except StoreUnavailable as error:
-            logger.warning("Tick %s failed, and can't run again before its claim has ended: %s", task_id, error)
+            logger.warning("Tick %s can't run again before its claim has ended: %s", task_id, error)
 
 
 def _twice(call: Callable[[], T]) -> T:
@@ -109,18 +109,18 @@ def _twice(call: Callable[[], T]) -> T:
         return call()
 
 
-_guards: WeakKeyDictionary[Any, dict[int, TickGuard]] = WeakKeyDictionary()  # by app, then by process
+_stores: WeakKeyDictionary[Any, dict[int, PatientOnceStore]] = WeakKeyDictionary()  # by app, then by process
 
 
-def guard_of(app: Any) -> TickGuard:
-    """Return the guard of *app*, a Celery app, in this process. A forked child makes its own.
+def once_store_of(app: Any) -> PatientOnceStore:
+    """Return the once store of *app*, a Celery app, in this process. A forked child opens its own.
 
     Raises:
         ConfigurationError: The app's settings are wrong, or name no store.
     """
-    guards, pid = _guards.setdefault(app, {}), os.getpid()
-    if pid not in guards:
+    stores, pid = _stores.setdefault(app, {}), os.getpid()
+    if pid not in stores:
         settings = LeaderSettings.from_app(app)
-        guard = TickGuard(backend_of(settings, app.main).once_store(), retention=settings.tick_retention)
-        guards.setdefault(pid, guard)  # all threads use the first one's
-    return guards[pid]
+        store = PatientOnceStore(backend_of(settings, app.main).once_store(), retention=settings.tick_retention)
+        stores.setdefault(pid, store)  # all threads use the first one
+    return stores[pid]
