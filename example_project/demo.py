@@ -1,6 +1,6 @@
-"""Three workers elect a leader, whose beat sends ticks. The leader is killed, the next is stopped. Run by `make demo`.
+"""The demo, which `make demo` runs: three workers elect a leader, whose beat sends ticks. It kills and stops leaders.
 
-The last line is a summary; the exit status is 0 only if no tick came twice and none was lost.
+The last line is a summary; the exit status is 0 only if no tick ran twice and none was lost.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tally import Tally
 
 DATA = Path(os.environ.get("EXAMPLE_DATA") or HERE / "var")
 WORKERS = ("w1", "w2", "w3")
-#: Seconds that each leader has to show that it sends.
+#: How long (seconds) each leader sends before it is killed or stopped.
 REIGN = 14.0
-#: Seconds that anything may take before the demo gives up. All together stays below 90.
+#: How long (seconds) the demo waits for one event before it gives up. The whole demo stays below 90 s.
 PATIENCE = 20.0
 
 
 class GaveUp(Exception):
-    """Something that had to happen did not."""
+    """An expected event did not happen in time."""
 
 
 class Demo:
-    """The story, told on a screen."""
+    """The demo's story, shown on a screen."""
 
     def __init__(self, fleet: Fleet, screen: Screen) -> None:
         self._fleet = fleet
@@ -38,10 +38,10 @@ class Demo:
         self._longest_vacancy = 0.0
 
     def run(self) -> int:
-        """Tell it; return the exit status."""
+        """Run the demo; return the exit status."""
         self._fleet.manage("migrate", "-v0")
         self._fleet.start(*WORKERS)
-        self._screen.say("three workers start; each has a beat, and only the leader's sends")
+        self._screen.say("three workers start; each runs a beat, and only the leader's sends")
         leader = self._await_leader(time.monotonic())
         self._watch(REIGN)
 
@@ -51,7 +51,7 @@ class Demo:
         takeover_kill = self._took_over(killed_at)
         self._watch(REIGN)
 
-        self._screen.say(f"SIGTERM to {leader}, as a deployment sends it")
+        self._screen.say(f"SIGTERM to {leader}, as in a deployment")
         stopped_at = self._fleet.terminate(leader)
         leader = self._await_leader(stopped_at)
         takeover_term = self._took_over(stopped_at)
@@ -122,7 +122,7 @@ class Demo:
 
 
 def _claimed_ticks() -> tuple[dict[str, int], dict[str, float]]:
-    """Return how many ticks of each task the ledger counts, and the seconds between two of those that have such."""
+    """Return the ledger's count of ticks by task, and the seconds between two ticks of each task with an interval."""
     import django
 
     django.setup()
@@ -138,7 +138,7 @@ def _claimed_ticks() -> tuple[dict[str, int], dict[str, float]]:
 
 
 def _in_broker(data: Path) -> dict[str, int]:
-    """Return how many messages of each task nobody has run yet, by task."""
+    """Return how many messages of each task no worker has run yet, by task."""
     files = [path for folder in ("messages", "taken") for path in (data / folder).rglob("*.msg")]
     return Counter(json.loads(path.read_bytes())["headers"].get("task", "") for path in files)
 
@@ -147,7 +147,7 @@ def main() -> int:
     os.environ["EXAMPLE_DATA"] = str(DATA)
     os.environ["DJANGO_SETTINGS_MODULE"] = "proj.settings"
     for name in ("DATABASE_URL", "CELERY_BROKER_URL", "LEADER_BACKEND"):
-        os.environ.pop(name, None)  # the demo needs no server, and harms none
+        os.environ.pop(name, None)  # the demo needs no server, and touches none
     screen = open_screen()
     try:
         with Fleet(DATA) as fleet:

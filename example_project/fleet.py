@@ -1,4 +1,4 @@
-"""The example's processes: workers that are started, watched, killed and stopped."""
+"""The example's workers, as processes: starts, watches, kills and stops them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ STOP_TIMEOUT = 15.0  # seconds
 
 
 class Fleet:
-    """Workers in one data folder, which is theirs alone as long as any of them lives.
+    """Workers with one data folder, which no other fleet can use as long as any of them lives.
 
-    Use it in a ``with`` statement: whatever happens inside, no worker outlives it.
+    Use it in a ``with`` statement: no worker outlives the statement, whatever happens inside.
     """
 
     def __init__(self, data: Path) -> None:
@@ -31,7 +31,7 @@ class Fleet:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, _interrupt)
         self.data.mkdir(parents=True, exist_ok=True)
-        # The workers inherit the lock, so that one that was left behind keeps the folder from being emptied.
+        # The workers inherit the lock, so the next fleet can't empty the folder while a forgotten worker uses it.
         self._lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,15 +51,15 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What every process of the example finds."""
+        """The environment variables of every process of the example."""
         return {**os.environ, "EXAMPLE_DATA": str(self.data), "DJANGO_SETTINGS_MODULE": "proj.settings"}
 
     def manage(self, *command: str) -> None:
-        """Run a command of Django's to its end."""
+        """Run a command of Django's ``manage.py``, and wait until it ends."""
         subprocess.run([sys.executable, "manage.py", *command], cwd=HERE, env=self.environment, check=True)
 
     def start(self, *names: str) -> None:
-        """Start workers. What they print goes to a file for each."""
+        """Start workers. Each one's output goes to its own file."""
         for name in names:
             celery = [sys.executable, "-m", "celery", "-A", "proj", "worker", "-l", "INFO", "-n", f"{name}@example"]
             with (self.data / f"{name}.log").open("ab") as log:
@@ -85,7 +85,7 @@ class Fleet:
         return time.monotonic()
 
     def stop(self, *names: str) -> None:
-        """Stop workers, and kill those that don't."""
+        """Stop workers, and kill workers that don't stop."""
         for name in names:
             self.terminate(name)
         end = time.monotonic() + STOP_TIMEOUT
@@ -98,19 +98,19 @@ class Fleet:
                 self.processes[name].wait(STOP_TIMEOUT)
 
     def last_words(self, name: str, lines: int = 15) -> str:
-        """Return the end of what a worker printed."""
+        """Return the last *lines* of a worker's output."""
         log = self.data / f"{name}.log"
         return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    """SIGTERM and SIGHUP end the example as Ctrl-C does."""
+    """End the example on SIGTERM and SIGHUP, as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _undisturbed():  # type: ignore[no-untyped-def]
-    """A second Ctrl-C, by an impatient hand, must leave no worker behind."""
+    """Ignore signals until the block ends: a second, impatient Ctrl-C must leave no worker behind."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:

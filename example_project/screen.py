@@ -1,4 +1,4 @@
-"""How the demo shows itself: a table that changes on a terminal, plain lines elsewhere."""
+"""The demo's output: a table that changes on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ LAST_LINES = 12
 
 
 class Screen(Protocol):
-    """Where the demo is seen."""
+    """Shows the demo to people."""
 
     def say(self, text: str) -> None:
-        """Tell what the demo does."""
+        """Show a line about the demo's next step."""
 
     def update(self, tally: Tally, alive: list[str]) -> None:
-        """Show what happened; called many times a second."""
+        """Show the new lines of the diary; called many times a second."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""
 
 
-class News:
-    """What the diary holds since the last look, as lines for people."""
+class NewLines:
+    """The diary's lines since the last look, as text for people."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -37,17 +37,17 @@ class News:
 
 
 class PlainScreen:
-    """One line for all that happens."""
+    """One line for each event."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
-        self._news = News()
+        self._new_lines = NewLines()
 
     def say(self, text: str) -> None:
         self._print(f"* {text}")
 
     def update(self, tally: Tally, alive: list[str]) -> None:
-        for line in self._news.of(tally):
+        for line in self._new_lines.of(tally):
             self._print(f"  {line}")
 
     def close(self) -> None:
@@ -58,12 +58,12 @@ class PlainScreen:
 
 
 class TableScreen:
-    """A table of the workers, and the last lines below it."""
+    """A table of the workers, with the last lines below the table."""
 
     def __init__(self) -> None:
         from rich.live import Live
 
-        self._news = News()
+        self._new_lines = NewLines()
         self._lines: list[str] = []
         self._live = Live(refresh_per_second=8)
         self._live.start()
@@ -75,7 +75,7 @@ class TableScreen:
         from rich.console import Group
         from rich.text import Text
 
-        self._lines += self._news.of(tally)
+        self._lines += self._new_lines.of(tally)
         last = [Text.from_markup(line) for line in self._lines[-LAST_LINES:]]
         self._live.update(Group(self._table(tally, alive), *last))
 
@@ -113,9 +113,9 @@ def _as_line(entry: dict[str, Any]) -> str:
     if event == "ready":
         return f"{entry['node'].partition('@')[0]} is ready"
     if event == "started":
-        return f"{entry['identity'].partition('@')[0]} leads, with the fencing token {entry['token']}"
+        return f"{entry['identity'].partition('@')[0]} leads with the fencing token {entry['token']}"
     if event == "stopped":
-        return f"{entry['identity'].partition('@')[0]} leads no more ({entry['reason']})"
+        return f"{entry['identity'].partition('@')[0]} stopped leading ({entry['reason']})"
     name, worker = entry["task"].rpartition(".")[2], entry["node"].partition("@")[0]
     where = "the leader, " if entry["leading"] else ""
     return f"tick {name} due {entry['due_at'][11:19]} ran on {where}{worker}"

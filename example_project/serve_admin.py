@@ -1,4 +1,4 @@
-"""Serve Django's admin of the example, with two workers that elect a leader. Run by `make admin`, ended by Ctrl-C."""
+"""Serve the example's Django admin, with two workers that elect a leader. `make admin` runs it; Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from fleet import HERE, Fleet
 
 DATA = Path(os.environ.get("EXAMPLE_DATA") or HERE / "var")
-HOST = "127.0.0.1"  # the password is known to all: nobody else may reach it
+HOST = "127.0.0.1"  # everybody knows the password, so only this machine may reach the admin
 PORT = os.environ.get("PORT", "8000")
 USER = PASSWORD = "demo"
 
@@ -26,7 +26,7 @@ def main() -> int:
             print(
                 f"The admin is at http://{HOST}:{PORT}/admin/celery_leader/election/\n"
                 f"User {USER}, password {PASSWORD}.\n"
-                "Two workers run; stop or kill one and reload. Ctrl-C ends all.",
+                "Two workers run; stop or kill one and reload the page. Ctrl-C ends everything.",
                 flush=True,
             )
             server = [sys.executable, "manage.py", "runserver", "--noreload", f"{HOST}:{PORT}"]

@@ -1,4 +1,4 @@
-"""What the diary of the workers says: who led when, which ticks ran, which ran twice, which never."""
+"""Counts from the workers' diary: who led when, which ticks ran, which ran twice, which never ran."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-SLACK = 1.0  # seconds by which a tick may be late without another one missing
+SLACK = 1.0  # seconds; a tick that is later shows that another tick is missing
 
 
 @dataclass
@@ -33,17 +33,17 @@ class Tally:
         return [_node(line) for line in self.of("started")]
 
     def started_after(self, at: float) -> dict[str, Any] | None:
-        """Return the first start of a term after *at*, in seconds of CLOCK_MONOTONIC."""
+        """Return the diary's line about the first term that started after *at*, in seconds of CLOCK_MONOTONIC."""
         return next((line for line in self.of("started") if line["at"] > at), None)
 
     def leader(self) -> dict[str, Any] | None:
-        """Return the start of the term that goes on, as far as the diary knows: who is killed writes nothing."""
+        """Return the diary's line about the current term's start. A killed leader's term seems to continue."""
         started = self.of("started")
         ended = {line["token"] for line in self.of("stopped")}
         return started[-1] if started and started[-1]["token"] not in ended else None
 
     def ticks(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        """Return what ran, by task and due time."""
+        """Return the ticks that ran, by task and due time."""
         ran = defaultdict(list)
         for line in self.of("ran"):
             ran[line["task"], line["due_at"]].append(line)
@@ -52,8 +52,7 @@ class Tally:
     def twice(self) -> list[str]:
         """Return the ticks that ran twice.
 
-        A message that a killed worker had taken is delivered again by the broker, and says so: that is the broker's
-        promise to lose nothing, not a second tick.
+        A message that a killed worker had taken does not count twice: the broker delivers it again, and marks it so.
         """
         return [
             f"{task} due {due_at}"
@@ -70,7 +69,7 @@ class Tally:
             claimed: How many ticks of each task the ledger counts.
             waiting: How many messages of each task are still in the broker.
             periods: Seconds between two ticks of a task.
-            vacant: The longest that nobody led, in seconds; what was missed meanwhile is one tick.
+            vacant: The longest time without a leader, in seconds; a task sends one tick for its missed runs.
         """
         ticks = self.ticks()
         missing = []

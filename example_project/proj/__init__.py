@@ -1,4 +1,4 @@
-"""An example of a Django project whose Celery workers elect a leader."""
+"""An example Django project, whose Celery workers elect a leader."""
 
 from __future__ import annotations
 

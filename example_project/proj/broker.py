@@ -1,14 +1,14 @@
-"""A broker in a folder that keeps what brokers promise, so that the example needs no server. Not for production.
+"""A broker in a folder that loses no messages, so the example needs no server. Not for production.
 
-kombu's ``filesystem://`` is not quite a broker when workers are killed, and the demo kills one:
+The demo kills a worker, and kombu's ``filesystem://`` does not keep a broker's promises then:
 
-* It deletes a message when a worker takes it. What a killed worker had taken and not acknowledged is gone.
-* It writes a message where it is read, so that a worker may take half of one, which ends the worker.
+* It deletes a message when a worker takes it. A killed worker's unacknowledged messages are gone.
+* It writes a message in the folder where workers read, so a worker may take half a message, which ends the worker.
 * Two workers that declare the same exchange at once may each see the other's half-written list of queues.
 
-Here a message is moved into a folder of the process that takes it, and deleted when it is acknowledged. The process
-holds a lock on its folder as long as it lives. Whoever gets the lock of another's folder puts back what lies in it, as
-a broker does when a connection breaks. Files appear under their names only when they are whole.
+Here a process that takes a message moves it into its own folder, and deletes it on acknowledgement. The process holds
+a lock on its folder as long as it lives. A process that gets the lock of another's folder puts the messages in it
+back, as a broker does when a connection breaks. Files appear under their names only when they are complete.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class QoS(virtual.QoS):
         self.channel.forget(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        super().reject(delivery_tag, requeue)  # puts the message back, if it is to
+        super().reject(delivery_tag, requeue)  # puts the message back if *requeue*
         self.channel.forget(delivery_tag)
 
 
@@ -44,8 +44,8 @@ class Channel(filesystem.Channel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._taken: dict[str, Path] = {}  # by delivery tag: what was taken and is not acknowledged
-        self._not_acknowledged: set[str] = set()  # queues whose messages never will be
+        self._taken: dict[str, Path] = {}  # messages taken and not acknowledged, by delivery tag
+        self._not_acknowledged: set[str] = set()  # queues whose messages are never acknowledged
         self._looked_for_dead = 0.0
 
     @property
@@ -94,7 +94,7 @@ class Channel(filesystem.Channel):
     def _queue_bind(self, exchange: str, *args: Any) -> None:
         bindings = Path(self.control_folder) / f"{exchange}.exchange"
         if not bindings.exists():
-            _write(bindings, [], replace=False)  # kombu changes a list that is there under a lock, and that is fine
+            _write(bindings, [], replace=False)  # kombu changes an existing list safely, under a lock
         super()._queue_bind(exchange, *args)
 
 
@@ -103,7 +103,7 @@ class Transport(filesystem.Transport):
 
 
 def _write(path: Path, value: Any, *, replace: bool = True) -> None:
-    """Let *path* appear with all of its content at once."""
+    """Create *path* with its whole content at once."""
     part = path.parent / f".{uuid.uuid4().hex}"
     part.write_text(json.dumps(value))
     if replace:
@@ -125,11 +125,11 @@ _own: dict[int, tuple[int, Path]] = {}  # by process: the descriptor that holds 
 
 
 def _own_folder(parent: Path) -> Path:
-    """Return the folder of what this process has taken, locked as long as this process lives."""
+    """Return the folder of messages that this process has taken, locked as long as the process lives."""
     process = os.getpid()
     if process not in _own:
         name = f"{process}-{uuid.uuid4().hex[:8]}"
-        hidden = parent / f".{name}"  # until it is locked, or somebody would clear it away
+        hidden = parent / f".{name}"  # until it is locked: other processes clear away unlocked folders
         hidden.mkdir()
         descriptor = os.open(hidden, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -138,7 +138,7 @@ def _own_folder(parent: Path) -> Path:
 
 
 def _leave_to_parent() -> None:
-    """A forked child takes nothing in its parent's name, and does not hold its lock."""
+    """Forget the parent's folder in a forked child: the child takes no messages for its parent, and holds no lock."""
     for descriptor, _ in _own.values():
         os.close(descriptor)
     _own.clear()
@@ -149,7 +149,7 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 def _put_back_from_the_dead(parent: Path, messages: Path) -> None:
     for folder in parent.glob("[!.]*"):
-        with contextlib.suppress(OSError):  # it is alive, or another worker is at it
+        with contextlib.suppress(OSError):  # the process is alive, or another worker is clearing the folder
             descriptor = os.open(folder, os.O_RDONLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The Celery app. Two lines of it make its workers elect a leader: the import and the call of setup()."""
+"""The Celery app. Two lines make its workers elect a leader: the import and the call of setup()."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from kombu.transport import TRANSPORT_ALIASES
 import celery_leader
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "proj.settings")
-# Only for brokers in a folder: kombu's own loses messages when a worker is killed. Yours is Redis or RabbitMQ.
+# Only for a broker in a folder: kombu's own transport loses messages when a worker is killed. Projects use Redis or
+# RabbitMQ, and don't need this line.
 TRANSPORT_ALIASES["filesystem"] = "proj.broker:Transport"
 
 app = Celery("proj")

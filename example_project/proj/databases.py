@@ -1,4 +1,4 @@
-"""Databases by URL, as many hosts hand them out."""
+"""Databases by URL, as many hosting services provide them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ ENGINES = {"postgres": "postgresql", "postgresql": "postgresql", "mysql": "mysql
 
 
 def database(url: str, data_dir: Path) -> dict[str, Any]:
-    """What DATABASES says of *url*; an SQLite file in *data_dir* when it is empty."""
+    """Return the entry of DATABASES for *url*, or for an SQLite file in *data_dir* when *url* is empty."""
     if not url:
-        # With WAL those who read and the one who writes don't wait for each other.
+        # With WAL, readers and the writer don't wait for each other.
         options = {"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL", "timeout": 10}
         return {
             "ENGINE": "django.db.backends.sqlite3",

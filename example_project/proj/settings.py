@@ -1,7 +1,7 @@
-"""Django's settings. What concerns celery-leader stands at the end.
+"""Django's settings; those of celery-leader stand at the end.
 
-Nothing needs to be installed or started: the database is an SQLite file and the broker a folder. Environment variables
-name others: see README.md.
+The project needs no server: the database is an SQLite file and the broker is a folder. Environment variables name
+others: see README.md.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery.schedules import crontab
 from proj.databases import database
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-#: Where everything is written: the database, the broker's messages, the diary.
+#: The folder of the database, the broker's messages and the diary.
 DATA_DIR = Path(os.environ.get("EXAMPLE_DATA") or BASE_DIR / "var")
 
 DEBUG = True
@@ -80,7 +80,7 @@ if CELERY_BROKER_URL == "filesystem://":
     for _folder in ("messages", "taken", "bindings"):
         (DATA_DIR / _folder).mkdir(parents=True, exist_ok=True)
 
-#: No `celery beat` runs anywhere: every worker has a beat, and the leader's sends these.
+#: No `celery beat` runs anywhere: every worker runs a beat, and only the leader's sends these entries.
 CELERY_BEAT_SCHEDULE = {
     "take-orders": {"task": "shop.tasks.take_orders", "schedule": 1.0},
     "check-stock": {"task": "shop.tasks.check_stock", "schedule": 5.0},
@@ -92,13 +92,13 @@ CELERY_BEAT_SCHEDULE = {
 
 CELERY_LEADER_BEAT = True
 
-# Much shorter than the defaults (15, 10 and 2 seconds), so that there is something to see. A leader that is killed is
-# followed by another when its lease has run out. Short leases need a quick store: a leader that can't renew for
+# Much shorter than the defaults (15, 10 and 2 seconds), so that you see a takeover soon. When a leader is killed,
+# another worker leads after the lease has run out. Short leases need a fast store: a leader that can't renew for
 # 3 seconds stops leading.
 CELERY_LEADER_LEASE_DURATION = 4.0
 CELERY_LEADER_RENEW_DEADLINE = 3.0
 CELERY_LEADER_RETRY_PERIOD = 0.5
 
-# The default is the database. Another store by its URL, for example redis://localhost:6379/1.
+# The default store is the database. LEADER_BACKEND is the URL of another store, for example redis://localhost:6379/1.
 if os.environ.get("LEADER_BACKEND"):
     CELERY_LEADER_BACKEND = os.environ["LEADER_BACKEND"]

@@ -1,6 +1,6 @@
-"""A diary of what happened in all workers, one JSON object a line. The demo reads it, to count and to measure.
+"""A diary of events in all workers, one JSON object a line. The demo reads it, to count and to measure.
 
-Not needed for leader election: it shows how to watch it, with Celery's signals and with ours.
+Leader election does not need it: it shows how to watch an election with the signals of Celery and celery-leader.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAME = "diary.jsonl"
 
 
 def keep() -> None:
-    """Begin to write: Django calls it in each process."""
+    """Begin to write. The app's ``ready()`` calls this in each process."""
     worker_ready.connect(_on_worker_ready)
     task_success.connect(_on_task_success)
     leader_started.connect(_on_leader_started)
@@ -29,8 +29,8 @@ def keep() -> None:
 
 
 def note(event: str, **details: Any) -> None:
-    """Add a line. One write() to a file opened with O_APPEND: lines of several processes never mix."""
-    # CLOCK_MONOTONIC is one clock for the whole machine, and nobody sets it: times of different processes compare.
+    """Add a line with one write() to a file opened with O_APPEND, so lines of several processes never mix."""
+    # The whole machine has one CLOCK_MONOTONIC, and nobody sets it, so times of different processes are comparable.
     line = {"event": event, "at": time.clock_gettime(time.CLOCK_MONOTONIC), "pid": os.getpid(), **details}
     file = os.open(Path(settings.DATA_DIR) / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -53,7 +53,7 @@ def _on_leader_stopped(sender: str, term: Any, reason: Any, **_: Any) -> None:
 
 def _on_task_success(sender: Any, **_: Any) -> None:
     request = sender.request
-    due_at = getattr(request, "leader_due_at", None)  # the header of what a leader's beat sent
+    due_at = getattr(request, "leader_due_at", None)  # a header of messages from a leader's beat
     if due_at is None:
         return
     term = current_term()

@@ -1,4 +1,4 @@
-"""What the shop does. CELERY_BEAT_SCHEDULE says when."""
+"""The shop's tasks. CELERY_BEAT_SCHEDULE says when they run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = get_task_logger(__name__)
 
 @shared_task
 def take_orders() -> None:
-    """Any worker runs it; only the leader's beat sends it."""
+    """Runs on any worker; only the leader's beat sends it."""
     logger.info("Orders taken")
 
 
@@ -29,9 +29,9 @@ def close_the_minute() -> None:
 @shared_task
 @leader_only
 def pay_suppliers() -> None:
-    """Runs on the leader alone, whoever sends it: never two at once.
+    """Runs only on the leader, whoever sends it: never two at once.
 
-    The bank could refuse a payment whose token is lower than one that it has seen: a leader that was deposed and
-    does not know it yet can then do no harm.
+    A bank could refuse a payment with a token below the highest one it has seen. A deposed leader that does not know
+    of its loss yet can then do no harm.
     """
     logger.info("Suppliers paid, with the token %s", fencing_token())
