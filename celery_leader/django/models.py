@@ -17,7 +17,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from celery_leader.django.fields import ExactCharField, UtcDateTimeField
-from celery_leader.election.limits import LONGEST, shown
+from celery_leader.election.limits import LONGEST, shown, shown_value
 from celery_leader.exceptions import ConfigurationError
 
 #: How long an election's name may be, its prefix included.
@@ -45,7 +45,7 @@ def row_name(prefix: str, name: str, *, of: str) -> str:
     name = f"{prefix}:{name}" if prefix else name
     if len(name) > ELECTION_LENGTH:
         raise ConfigurationError(
-            f"The name {shown(name)!r} of {of}, its prefix included, has {len(name)} characters; a database keeps "
+            f"The name {shown_value(name)} of {of}, its prefix included, has {len(name)} characters; a database keeps "
             f"{ELECTION_LENGTH}."
         )
     return name
