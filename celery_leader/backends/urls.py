@@ -19,7 +19,7 @@ _FACTORIES = {
     "redis+cluster": ("celery_leader.backends.redis:open_redis", "redis"),
     "rediss+cluster": ("celery_leader.backends.redis:open_redis", "redis"),
     "sentinel": ("celery_leader.backends.redis:open_redis", "redis"),
-    "django-db": ("celery_leader.django.backend:open_django", "django"),
+    "django-db": ("celery_leader.django:open_django", "django"),
 }
 
 

@@ -27,7 +27,7 @@ _NO_SUCH_CHARACTER = 1366
 #: How many rows are read in one call.
 _PAGE = 2000
 
-#: What a row has from its claim alone.
+#: What a row and a claim have under the same name.
 _COPIED = ("task_id", "run_count", "claimed_at", "schedule", "sent")
 
 

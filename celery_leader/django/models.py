@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from celery_leader.django.fields import ExactCharField, UtcDateTimeField
 from celery_leader.election import ElectionState, state_of
-from celery_leader.election.limits import shown
+from celery_leader.election.limits import shown, shown_value
 from celery_leader.exceptions import ConfigurationError
 
 #: The longest name of an election, with its prefix.
@@ -41,7 +41,7 @@ def row_name(prefix: str, name: str, *, of: str) -> str:
     name = f"{prefix}:{name}" if prefix else name
     if len(name) > ELECTION_LENGTH:
         raise ConfigurationError(
-            f"The name {shown(name)!r} of {of}, its prefix included, has {len(name)} characters; a database keeps "
+            f"The name {shown_value(name)} of {of}, its prefix included, has {len(name)} characters; a database keeps "
             f"{ELECTION_LENGTH}."
         )
     return name
