@@ -14,8 +14,8 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulation.chaos import finish, missing, populate, simulate
 from tests.simulation.invariants import Violation
+from tests.simulation.seeds import finish, missing, populate, simulate
 from tests.simulation.world import World
 
 #: Seeds that one process runs in one go.

@@ -6,7 +6,7 @@ F1   crash at every call of the store                       ``crashes`` (at any 
 F2   restart with the same host, new nonce                  every start; without a nonce: ``shared_identity``
 F3   pause before send, before reply, between belief and    ``stalls``, ``pauses``
      effect
-F4   clock rates 0.5 to 2 ×                                 ``chaos.RATES``: each pair within lease / deadline; beyond
+F4   clock rates 0.5 to 2 ×                                 ``seeds.RATES``: each pair within lease / deadline; beyond
                                                             that the rules see two leaders (``test_simulation``)
 F5   wall clock steps by an hour                            ``wall_clocks``, and skewed or frozen from the start
 F6   store clock steps                                      does not apply: no decision reads it

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celery_leader.election import Candidacy
-from tests.simulation.chaos import TIMINGS, settle
 from tests.simulation.network import FATES
+from tests.simulation.seeds import TIMINGS, settle
 from tests.simulation.world import World
 
 if TYPE_CHECKING:

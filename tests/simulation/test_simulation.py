@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.simulation.chaos import missing, simulate
 from tests.simulation.invariants import Violation
+from tests.simulation.seeds import missing, simulate
 from tests.simulation.world import World
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.simulation.chaos import simulate
 from tests.simulation.mutants import MUTANTS, NO_PLACE
+from tests.simulation.seeds import simulate
 
 ROOT = Path(__file__).parents[3]
 #: Seeds that a mutant must survive to have survived.
