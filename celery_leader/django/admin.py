@@ -33,6 +33,7 @@ _BADGES = {
     ElectionState.VACANT: ("○", _("Vacant")),
 }
 
+#: Shown where there is no value. Django's own ``empty_value`` counts in lists alone.
 _NOTHING = "–"
 
 
@@ -73,9 +74,9 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Read the database that ``CELERY_LEADER_BACKEND`` names, and its clock."""
-        alias = database_alias()
-        rows: QuerySet[Any] = super().get_queryset(request).annotate(database_now=DatabaseNow())
-        return rows.using(alias) if alias else rows
+        here = super().get_queryset(request).using(database_alias())  # None is the default database
+        rows: QuerySet[Any] = here.annotate(database_now=DatabaseNow())
+        return rows
 
 
 @admin.register(Election)
@@ -109,11 +110,11 @@ class ElectionAdmin(ReadOnlyAdmin):
             word,
         )
 
-    @admin.display(description=_("holder"), ordering="holder_identity", empty_value=_NOTHING)
-    def holder(self, row: Election) -> SafeString | None:
+    @admin.display(description=_("holder"), ordering="holder_identity")
+    def holder(self, row: Election) -> str:
         """Return the holder, with its host in bold: ``celery@**web-1**  4121``."""
         if not row.holder_identity:
-            return None
+            return _NOTHING
         holder = shown(row.holder_identity)
         node, host, process = split_identity(holder)
         return format_html(
@@ -124,13 +125,13 @@ class ElectionAdmin(ReadOnlyAdmin):
             process,
         )
 
-    @admin.display(description=_("renewed"), ordering="renewed_at", empty_value=_NOTHING)
-    def renewed(self, row: Any) -> SafeString | None:
+    @admin.display(description=_("renewed"), ordering="renewed_at")
+    def renewed(self, row: Any) -> str:
         """Return how long ago the record was written, by the database's clock."""
         return _ago(row.renewed_at, row.database_now)
 
-    @admin.display(description=_("acquired"), empty_value=_NOTHING)
-    def acquired(self, row: Any) -> SafeString | None:
+    @admin.display(description=_("acquired"))
+    def acquired(self, row: Any) -> str:
         """Return how long ago the term began, by its holder's clock."""
         return _ago(row.acquire_time, row.database_now)
 
@@ -167,12 +168,12 @@ class PeriodicRunAdmin(ReadOnlyAdmin):
         return shown(row.schedule)
 
     @admin.display(description=_("due"), ordering="due_at")
-    def due(self, row: Any) -> SafeString | None:
+    def due(self, row: Any) -> str:
         """Return how long ago the run was due."""
         return _ago(row.due_at, row.database_now)
 
     @admin.display(description=_("claimed"), ordering="claimed_at")
-    def claimed(self, row: Any) -> SafeString | None:
+    def claimed(self, row: Any) -> str:
         """Return how long ago the run was claimed."""
         return _ago(row.claimed_at, row.database_now)
 
@@ -186,9 +187,9 @@ def split_identity(identity: str) -> tuple[str, str, str]:
     return parts.groups() if parts else ("", identity, "")  # type: ignore[return-value]
 
 
-def _ago(moment: datetime | None, now: datetime) -> SafeString | None:
+def _ago(moment: datetime | None, now: datetime) -> str:
     if moment is None:
-        return None
+        return _NOTHING
     return format_html(
         '<time datetime="{}" title="{} UTC">{}</time>',
         moment.isoformat(),

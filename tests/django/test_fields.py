@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from celery_leader.django.fields import DatabaseNow, UtcDateTimeField
+from celery_leader.django.fields import DatabaseNow, ExactCharField, UtcDateTimeField
 
 MOMENT = datetime(2026, 10, 25, 0, 30, 0, 6, tzinfo=timezone.utc)  # 02:30 in Berlin, for the first time
 NAIVE = MOMENT.replace(tzinfo=None)
@@ -18,7 +18,13 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 def connection(vendor: str, timezone_name: str = "Europe/Berlin") -> Any:
     """A connection that is asked for no more than this."""
-    return SimpleNamespace(vendor=vendor, timezone_name=timezone_name)
+    return SimpleNamespace(
+        vendor=vendor,
+        timezone_name=timezone_name,
+        data_types={"CharField": "varchar(%(max_length)s)"},
+        data_type_check_constraints={},
+        ops=SimpleNamespace(quote_name=str, check_expression_support=bool),
+    )
 
 
 @pytest.mark.parametrize("value", [MOMENT, NAIVE, MOMENT.astimezone(BERLIN), str(NAIVE)], ids=str)
@@ -76,3 +82,26 @@ def test_what_no_date_can_hold_is_read_as_null(vendor: str, condition: str, colu
     assert sql.startswith("CASE WHEN ")
     assert sql.endswith(" THEN COLUMN END")
     assert sql.count("COLUMN") == columns == len(parameters)
+
+
+@pytest.mark.parametrize(("vendor", "collation"), [("mysql", "utf8mb4_bin"), ("postgresql", None), ("sqlite", None)])
+def test_text_is_compared_byte_by_byte(vendor: str, collation: str | None) -> None:
+    """MySQL must be told so."""
+    parameters = ExactCharField(max_length=9).db_parameters(connection(vendor))
+    assert parameters["type"] == "varchar(9)"
+    assert parameters.get("collation") == collation
+
+
+@pytest.mark.parametrize(
+    ("vendor", "function"),
+    [
+        ("postgresql", "CLOCK_TIMESTAMP()"),
+        ("mysql", "UTC_TIMESTAMP(6)"),
+        ("sqlite", "STRFTIME('%%Y-%%m-%%d %%H:%%M:%%f', 'NOW')"),
+    ],
+)
+def test_each_database_has_a_clock_that_moves_in_utc(vendor: str, function: str) -> None:
+    """To the microsecond, in SQLite to the millisecond."""
+    compiler: Any = None
+    sql, parameters = getattr(DatabaseNow(), f"as_{vendor}")(compiler, connection(vendor))
+    assert (sql, list(parameters)) == (function, [])
