@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def threads() -> Iterator[Callable[..., ElectorThread]]:
-    """A maker of started threads, all of which are stopped in the end; none is left over."""
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ElectorThread]]:
+    """A maker of started threads, all of which are stopped in the end; none is left over.
+
+    Whatever a leader must do at once it may not do by its poll: the next one is half a minute away.
+    """
+    monkeypatch.setattr("celery_leader.election.thread.LOOK_PERIOD", 30.0)
     made: list[ElectorThread] = []
     before = set(threading.enumerate())
 

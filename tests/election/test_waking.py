@@ -112,8 +112,9 @@ def test_a_bell_may_be_rung_in_a_signal_handler() -> None:
 
 
 def test_rings_that_nobody_waited_for_are_one() -> None:
-    """No queue of them."""
+    """No queue of them, and none without a ring."""
     bell = Bell()
+    assert not bell.wait(0)
     for _ in range(5):
         bell.ring()
     assert bell.wait(30)

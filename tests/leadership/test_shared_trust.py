@@ -128,14 +128,16 @@ def test_files_of_killed_workers_are_removed_by_the_next() -> None:
         "shared_trust = SharedTrust.create(in_file=True)\nprint(shared_trust.path, flush=True)\nsignal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout is not None
-        path = Path(worker.stdout.readline().strip())
-        mine = SharedTrust.create(in_file=True)
-        assert mine.path
-        again = SharedTrust.create(in_file=True)
-        assert path.exists()
-        assert mine.path.exists()
-        worker.kill()
+        try:
+            assert worker.stdout is not None
+            path = Path(worker.stdout.readline().strip())
+            mine = SharedTrust.create(in_file=True)
+            assert mine.path
+            again = SharedTrust.create(in_file=True)
+            assert path.exists()
+            assert mine.path.exists()
+        finally:
+            worker.kill()
     assert path.exists()
     last = SharedTrust.create(in_file=True)
     assert not path.exists()
