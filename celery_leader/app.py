@@ -43,7 +43,7 @@ def setup(app: Celery) -> Celery:
     if not any(option.name == "without_leader" for option in app.user_options["worker"]):
         app.user_options["worker"].update(_worker_options())
     beat_init.connect(refuse_second_sender, dispatch_uid="celery_leader")
-    app.on_after_configure.connect(_on_after_configure, dispatch_uid="celery_leader")
+    app.on_after_configure.connect(route_guarded_tasks)
     if app.configured:
         route_guarded_tasks(app)
     return app
@@ -84,7 +84,3 @@ def _worker_options() -> list[CeleryOption]:
             ("--leader-beat",), is_flag=True, help_group=_HELP_GROUP, help="Run a beat, which sends while it leads."
         ),
     ]
-
-
-def _on_after_configure(sender: Celery, **_: Any) -> None:
-    route_guarded_tasks(sender)

@@ -74,9 +74,9 @@ class LeaderRouter:
             )
 
 
-def route_guarded_tasks(app: Celery) -> None:
-    """Put our router before the app's own, unless it is there already."""
-    routes = app.conf.task_routes
+def route_guarded_tasks(sender: Celery, **_: Any) -> None:
+    """Put our router before the app's own, unless it is there already: a receiver of ``on_after_configure``."""
+    routes = sender.conf.task_routes
     routes = list(routes) if isinstance(routes, (list, tuple)) else [routes] if routes else []
     if not any(isinstance(route, LeaderRouter) for route in routes):
-        set_routes(app.conf, [LeaderRouter(app), *routes])
+        set_routes(sender.conf, [LeaderRouter(sender), *routes])

@@ -22,11 +22,12 @@ from click.testing import CliRunner, Result
 
 import celery_leader
 from celery_leader.backends import open_backend
-from celery_leader.cli import _watched_state, leader
-from celery_leader.election import ElectionState, Lock, SystemClock
+from celery_leader.cli import _problem_of_beat, _watched_state, leader
+from celery_leader.election import ElectionState, Lock, StoredRecord, SystemClock
 from celery_leader.election.limits import LONGEST
+from celery_leader.exceptions import LeadershipLost, RecordNotFound
 from celery_leader.settings import LeaderSettings
-from celery_leader.testing import sample_record
+from celery_leader.testing import ScriptedLock, sample_record
 from tests.databases import database
 from tests.servers.processes import free_port
 
@@ -172,7 +173,7 @@ def test_a_record_is_watched_at_the_pace_of_a_candidate(app: Celery) -> None:
     config = LeaderSettings.from_app(app).election("default", identity="status")
     with mock.patch.object(lock, "get", wraps=lock.get) as get:
         assert _watched_state(lock, config) is ElectionState.EXPIRED
-    assert 2 <= get.call_count <= 0.6 / 0.1 * 4 + 1
+    assert 4 <= get.call_count <= 0.6 / 0.1 * 4 + 1
 
 
 def test_a_lease_of_years_does_not_outlast_its_time(app: Celery) -> None:
@@ -219,6 +220,24 @@ def test_only_the_ledger_of_a_beat_that_leads_is_asked(app: Celery, election: st
     assert {each["name"]: each["problem"] for each in json.loads(status(app, "--json").stdout)["elections"]} == {
         "default": None, "reports": None
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_a_problem"),
+    [
+        (StoredRecord(sample_record(fencing_token=7), 1), True),
+        (StoredRecord(sample_record(fencing_token=8), 1), False),
+        (RecordNotFound(), False),
+    ],
+    ids=["the same leader", "the next leader", "no record"],
+)
+def test_a_leader_that_was_just_deposed_is_no_problem(answer: Any, is_a_problem: bool) -> None:
+    """Its ledger has the token of the next one, whose record is there by now."""
+    ledger = mock.Mock()
+    ledger.confirm.side_effect = LeadershipLost("a newer token", cure="a cure")
+    problem = _problem_of_beat(ledger, ScriptedLock([("get", answer)]), 7)
+    assert (problem is not None) is is_a_problem
+    ledger.close.assert_called_once()
 
 
 def test_a_damaged_record_or_ledger_is_one_sentence(app: Celery) -> None:
