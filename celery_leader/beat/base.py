@@ -115,7 +115,7 @@ class Farewell:
         self._asked_at: float | None = None
 
     def ask(self) -> bool:
-        """Note that the lease is about to be given back; return whether something has to be written first."""
+        """Note that the lease is about to be released; return whether something has to be written first."""
         if not self._has_to_write or self._counts.sent == self._written:
             return False
         if self._asked_at is None:

@@ -43,15 +43,15 @@ class EmbeddedBeat:
         )
         self._bell = Bell()
         self._is_stopping = False
-        self._asked_at: float | None = None  # when the election first wanted the lease back from a stopping beat
+        self._asked_at: float | None = None  # when the election first wanted to release the lease of a stopping beat
         self._failed_ticks = Failures("A tick of the beat failed")
         self._thread = threading.Thread(target=self._run, name="celery-leader-beat", daemon=True)
 
     @property
     def is_busy(self) -> bool:
-        """Whether the lease must not be given back now; see :attr:`LeaderMixin.is_busy`.
+        """Whether the lease must not be released now; see :attr:`LeaderMixin.is_busy`.
 
-        The election asks when the lease is about to be given back. A beat that has something to write first does so
+        The election asks before it releases the lease. A beat that has something to write first does so
         at once. A stopping beat does not wait long for a broker that hangs.
         """
         if self._scheduler.is_to_write():

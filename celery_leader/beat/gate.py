@@ -72,7 +72,7 @@ class LeaderMixin(Base):
             app: The Celery app.
             *args: For the base scheduler.
             lazy: No side effects.
-            campaign: The worker's, for a beat inside one. A beat of its own contends by itself when omitted.
+            campaign: The worker's, for a beat inside one. A standalone beat has none, and contends by itself.
             **kwargs: For the base scheduler.
 
         Raises:
@@ -202,7 +202,7 @@ class LeaderMixin(Base):
         return self.is_sending or self._farewell.is_due() or (leading is not None and leading.claims.is_just_behind)
 
     def is_to_write(self) -> bool:
-        """Return whether the base has something to write before the lease is given back; the next tick writes it."""
+        """Return whether the base has something to write before the lease is released; the next tick writes it."""
         return self._farewell.ask()
 
     def cut(self) -> None:
@@ -358,12 +358,12 @@ class LeaderMixin(Base):
             self._farewell.is_done()
 
     def close(self) -> None:
-        """Stop sending and give the lease back; may be called twice."""
+        """Stop sending and release the lease; may be called twice."""
         connection = self.__dict__.pop("connection", None)  # Celery closes it first, and waits if the broker hangs
         self.__dict__.pop("producer", None)
         try:
             super().close()
-        except Exception:  # the lease is given back in any case
+        except Exception:  # the lease is released in any case
             logger.exception("Election %r: beat could not close its schedule", self._election)
         if self._leading and self.trusts:
             with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds the ledger as it is

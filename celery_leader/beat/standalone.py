@@ -1,4 +1,4 @@
-"""A beat of its own: ``celery beat``, which contends by itself and is ended by signals."""
+"""A standalone beat: ``celery beat``, which contends by itself and is ended by signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celery_leader.settings import LeaderSettings
 
 logger = logging.getLogger(__name__)
 
-# SIGHUP as well: by default it would end a beat silently, and nobody would give its lease back.
+# SIGHUP as well: by default it would end a beat silently, and nobody would release its lease.
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 #: How long (seconds) a stopping beat still waits for a broker that does not answer.
@@ -27,7 +27,7 @@ _CUT_AGAIN = 0.1
 
 
 class Standalone:
-    """The campaign of a beat of its own, and the signals that end it.
+    """The campaign of a standalone beat, and the signals that end it.
 
     SIGTERM, SIGINT and SIGHUP wait for the end of a tick, so that sent messages are also confirmed. A broker that hangs
     must not keep the lease from the next leader: after :data:`PATIENCE` a thread cuts each wait for it.
@@ -69,7 +69,7 @@ class Standalone:
         self.campaign.start()
 
     def stop(self) -> None:
-        """Give the lease back."""
+        """Release the lease."""
         self.campaign.stop()
 
     @contextlib.contextmanager
@@ -112,8 +112,8 @@ class Standalone:
 def _warn_of_others(settings: LeaderSettings) -> None:
     if settings.beat:
         logger.warning("leader_beat is True, so the workers have beats: this one contends with them for %r, and while "
-                       "it leads, tasks that are reserved for the leader wait. Set leader_beat = False, or start no "
-                       "beat of its own.", settings.beat_election)  # fmt: skip
+                       "it leads, guarded tasks wait. Set leader_beat = False, or start no standalone beat.",
+                       settings.beat_election)  # fmt: skip
     if settings.backend.startswith("memory:"):
         logger.warning("leader_backend is memory://, so this beat keeps its election in its own memory: any other beat "
                        "leads as well, and sends every tick again. Set leader_backend to a store that all beats reach: "

@@ -52,7 +52,7 @@ class LeaderStored(LeaderMixin):
     def step_back(self) -> None:
         """Write nothing more: the next leader knows later runs.
 
-        A stopping worker stands by before its lease goes back: the last runs are written until then.
+        A stopping worker stands by before its lease is released: the last runs are written until then.
         """
         if not self.trusts:
             self._dirty.clear()

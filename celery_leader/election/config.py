@@ -37,7 +37,7 @@ class ElectionConfig:
         renew_deadline: How long after the start of its last successful attempt a leader trusts itself.
         retry_period: How long to wait between two attempts.
         jitter_factor: A follower waits ``retry_period`` × a random number from 1 to 1 + this.
-        release_on_cancel: Whether a stopped candidate gives its lease back at once.
+        release_on_cancel: Whether a stopped candidate releases its lease at once.
         deployment: The deployment of the candidate, in words for an operator; may be empty. It decides nothing.
             Candidates log an error when the record names another deployment, because two share one record then.
 

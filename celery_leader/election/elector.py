@@ -72,7 +72,7 @@ class LeaderElector:
             observers: Notified of terms in order, from a queue each; see
                 :class:`~celery_leader.election.observers.Observer`.
             publish: Called with the trust at each of its changes, on the elector's thread and *before* a lease is
-                given back. It must neither block nor raise.
+                released. It must neither block nor raise.
             random_source: Where the jitter comes from.
         """
         self.config = config
@@ -181,7 +181,7 @@ class LeaderElector:
         return won
 
     def release(self) -> bool:
-        """End the term and give the lease back, so that a follower may take it at once.
+        """End the term and release the lease, so that a follower may take it at once.
 
         The trust ends first. Nothing is written when there is no term, when its time is over, or in a forked child.
 

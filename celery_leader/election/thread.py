@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 #: A notified follower waits a random time up to this (seconds) before it looks: no herd.
 MAX_WAKE_DELAY = 0.05
-#: How often (seconds) a leader checks whether to give its lease back, even when nobody rings.
+#: How often (seconds) a leader checks whether to release its lease, even when nobody rings.
 LOOK_PERIOD = 0.5
 #: How often (seconds) a draining leader checks whether guarded work has finished; nothing signals that.
 DRAIN_POLL = 0.01
@@ -120,7 +120,7 @@ class ElectorThread:
         self.elector.lock.interrupt()
 
     def ring(self) -> None:
-        """Let a leader check now whether to give its lease back. A signal handler may call this."""
+        """Let a leader check now whether to release its lease. A signal handler may call this."""
         self._bell.ring()
 
     def drain(self) -> None:
@@ -170,7 +170,7 @@ class ElectorThread:
 
     def _turn(self) -> None:
         self._woken.clear()
-        if self._may_give_back():
+        if self._may_release():
             self.elector.release()
             self._stand_back()
         elif not self.elector.is_leader():
@@ -185,8 +185,8 @@ class ElectorThread:
         stands_back = candidacy is Candidacy.CONTEND and time.monotonic() < self._stands_back_until
         return Candidacy.HOLD if stands_back else candidacy
 
-    def _may_give_back(self) -> bool:
-        """Return whether to give a lease back before the thread is stopped: by request, and when nothing runs."""
+    def _may_release(self) -> bool:
+        """Return whether to release the lease before the thread is stopped: by request, and when nothing runs."""
         term = self.elector.term
         return term is not None and (term in self._resigned or self._only_holds()) and not self._is_busy()
 
@@ -199,13 +199,13 @@ class ElectorThread:
         self._stands_back_until = time.monotonic() + config.retry_period * (1 + config.jitter_factor)
 
     def _finish(self) -> None:
-        for action in (self._give_back, self.elector.lock.close):
+        for action in (self._release, self.elector.lock.close):
             try:
                 action()
             except (Exception, SystemExit):  # the lease runs out by itself
-                logger.exception("Election %r: giving the lease back failed", self.elector.config.name)
+                logger.exception("Election %r: releasing the lease failed", self.elector.config.name)
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self.elector.config.release_on_cancel:
             self.elector.release()
 
@@ -233,7 +233,7 @@ class ElectorThread:
 
     def _sleep_as_leader(self, delay: float) -> None:
         end = time.monotonic() + delay
-        while (left := end - time.monotonic()) > 0 and not self._may_give_back():
+        while (left := end - time.monotonic()) > 0 and not self._may_release():
             if self._woken.is_set():
                 return
             is_draining = self._current_candidacy() is Candidacy.HOLD

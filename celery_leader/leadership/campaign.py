@@ -163,7 +163,7 @@ class Campaign:
             candidate.thread.ring()
 
     def drain(self) -> None:
-        """Let no new guarded work begin, and give each lease back as soon as none runs. Returns at once."""
+        """Let no new guarded work begin, and release each lease as soon as none runs. Returns at once."""
         self.close_to_new_work()
         for candidate in self.candidates.values():
             candidate.thread.drain()
@@ -182,7 +182,7 @@ class Campaign:
         deadline = time.monotonic() + timeout
         for thread in threads:
             if not thread.stop(_until(deadline)):
-                logger.warning("Election %r: the lease was not given back within %.1f s; it will run out",
+                logger.warning("Election %r: the lease was not released within %.1f s; it will run out",
                                thread.elector.config.name, timeout)  # fmt: skip
         state.unregister(self._shared_trusts())
         deadline = time.monotonic() + OBSERVERS_TIMEOUT

@@ -129,6 +129,6 @@ class LeaderQueueStep(bootsteps.StartStopStep):
             self._heartbeat.cancel()
 
     def shutdown(self, consumer: Any) -> None:
-        """Give back each lease that is still held: the last hook of a warm and of a cold shutdown."""
+        """Release each lease that is still held: the last hook of a warm and of a cold shutdown."""
         if self._leadership is not None:
             self._leadership.stop()

@@ -127,12 +127,12 @@ class WorkerLeadership:
         self.campaign.start()
 
     def drain(self) -> None:
-        """Let no guarded work begin, and give the leases back as soon as none runs. Returns at once."""
+        """Let no guarded work begin, and release the leases as soon as none runs. Returns at once."""
         self.readiness.shutting_down = True
         self.campaign.drain()
 
     def stop(self) -> None:
-        """Give the leases back and end the threads."""
+        """Release the leases and end the threads."""
         if self.beat:
             self.beat.stop(timeout=self.campaign.settings.io_timeout)
         self.campaign.stop()

@@ -91,6 +91,24 @@ def test_a_wait_is_cut_again_until_the_tick_ends(handled: list[int], handling: A
             assert handled == [signal.SIGHUP] * round_
 
 
+def test_a_signal_between_two_ticks_does_not_wait(handled: list[int], handling: Any) -> None:
+    """Nothing is sent then, and the next tick may be a minute away."""
+    beat = handling(mock.Mock())
+    with beat.signals_held_back():
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert handled == [signal.SIGTERM]
+
+
+def test_a_signal_that_nobody_handles_ends_the_beat(handled: list[int], handling: Any) -> None:
+    """In the way of Python, so that everything is closed; by itself it would kill the process."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    beat = handling(mock.Mock())
+    with pytest.raises(SystemExit) as ended, beat.signals_held_back():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert ended.value.code == 0
+
+
 def test_a_second_signal_does_not_wait(handled: list[int], handling: Any) -> None:
     """Whoever is in a hurry sends it twice."""
     with handling(mock.Mock()).signals_held_back():

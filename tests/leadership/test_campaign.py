@@ -144,7 +144,7 @@ def test_leases_that_can_not_be_given_back_are_waited_for_once(
     begun = time.monotonic()
     campaign.stop(timeout)
     assert seconds <= time.monotonic() - begun < seconds + 1.5
-    assert [f"Election {name!r}: the lease was not given back within {seconds} s" in caplog.text
+    assert [f"Election {name!r}: the lease was not released within {seconds} s" in caplog.text
             for name in ELECTIONS] == [True] * 4  # fmt: skip
     gate.set()
     eventually(lambda: released(campaign) == ELECTIONS)
