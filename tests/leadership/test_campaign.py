@@ -223,6 +223,22 @@ def test_guarded_work_of_one_election_holds_up_no_other(make_campaign: Callable[
     eventually(lambda: released(campaign) == ["one", "three", "four"])
 
 
+def test_a_process_that_may_contend_now_need_not_wait_for_its_next_look(make_campaign: Callable[..., Campaign]) -> None:
+    """It is woken, and leads at once."""
+    mode, asked = [Candidacy.OBSERVE], threading.Event()
+
+    def candidacy() -> Candidacy:
+        asked.set()
+        return mode[0]
+
+    campaign = make_campaign(conf=SLOW, candidacy=candidacy)
+    campaign.start()
+    assert asked.wait(10)
+    mode[0] = Candidacy.CONTEND
+    campaign.wake()
+    eventually(campaign.candidates["default"].elector.is_leader, 5)
+
+
 def test_a_process_that_is_not_eligible_only_observes(make_campaign: Callable[..., Campaign]) -> None:
     """Whatever else says that it may contend."""
     assert make_campaign().candidacy() is Candidacy.CONTEND
