@@ -102,7 +102,7 @@ def require_sound(claim: Claim) -> None:
 
 @dataclass(frozen=True)
 class Refusals:
-    """Which calls of one ledger its store must refuse, and what it says then.
+    """Refuses calls of one ledger, with the same words for every store.
 
     Attributes:
         election: The election's name.

@@ -45,15 +45,11 @@ class Reports:
         self._deployment = config.deployment
         self._store = store
         self._leader = ""
-        self._complaint = ""
+        #: Why this candidate can't take part at the moment: the store's last error. Empty when it can.
+        self.trouble = ""
         self._silent_store = Alarm(after=patience)
         self._no_leader = Alarm(after=patience)
         self._shared_record = Alarm()
-
-    @property
-    def trouble(self) -> str:
-        """Why this candidate can't take part at the moment: the store's last error. Empty when it can."""
-        return self._complaint
 
     # -- terms -------------------------------------------------------------------------------------------------
 
@@ -72,8 +68,8 @@ class Reports:
     def why_expired(self, overdue: float) -> str:
         """Return why a trust ran out, *overdue* seconds ago."""
         why = "this process stood still or the store answered too late"
-        if self._complaint:
-            why = f"no renewal succeeded ({self._complaint})"
+        if self.trouble:
+            why = f"no renewal succeeded ({self.trouble})"
         return f"its trust ran out {in_words(overdue)} ago, because {why}"
 
     def leads(self, identity: str) -> None:
@@ -101,11 +97,11 @@ class Reports:
                 "periodic tasks are NOT sent and guarded tasks wait.%s",
                 self._election, self._identity, in_words(lasted), str(error).rstrip("."), cure,
             )  # fmt: skip
-        elif complaint != self._complaint:
+        elif complaint != self.trouble:
             level = logging.ERROR if isinstance(error, RecordDamaged) else logging.WARNING
             logger.log(level, "Election %r: %s can't take part for now, and keeps trying: %s",
                        self._election, self._identity, complaint)  # fmt: skip
-        self._complaint = complaint
+        self.trouble = complaint
 
     def answered(self, record: ElectionRecord | None, candidacy: Candidacy, now: float, *, is_led: bool) -> None:
         """The store answered at *now*.
@@ -116,7 +112,7 @@ class Reports:
             now: Monotonic seconds.
             is_led: Whether somebody leads, as far as this candidate can tell.
         """
-        self._complaint = ""
+        self.trouble = ""
         if (lasted := self._silent_store.over(now)) is not None:
             logger.warning("Election %r: %s answers again after %s", self._election, self._store, in_words(lasted))
         self.leads(record.holder_identity if record else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -75,9 +75,9 @@ def slow_receiver(gate: threading.Event) -> Iterator[Callable[..., None]]:
     signals.leader_stopped.disconnect(receive)
 
 
-def released(campaign: Campaign) -> list[str]:
-    """The elections whose lease was given back."""
-    return [name for name in ELECTIONS if not campaign.backend.lock(name).get().record.holder_identity]
+def released(campaign: Campaign, elections: Iterable[str] = ELECTIONS) -> list[str]:
+    """Those of *elections* whose lease was given back."""
+    return [name for name in elections if not campaign.backend.lock(name).get().record.holder_identity]
 
 
 def test_one_of_two_events_says_whether_a_candidate_leads(make_campaign: Callable[..., Campaign]) -> None:
@@ -209,11 +209,27 @@ def test_a_closing_process_checks_its_candidacy_at_once(
 ) -> None:
     """It hands over before its next look, which would come in half a minute here."""
     monkeypatch.setattr("celery_leader.election.thread.LOOK_PERIOD", 30.0)
-    mode = [Candidacy.CONTEND]
-    campaign = leading(make_campaign(ELECTIONS, SLOW, candidacy=lambda: mode[0]))
+    mode, asked = [Candidacy.CONTEND], []
+
+    def candidacy() -> Candidacy:
+        asked.append(mode[0])
+        return mode[0]
+
+    campaign = leading(make_campaign(conf=SLOW, candidacy=candidacy))
+    eventually(lambda: len(asked) >= 3, what="the leader sleeps")  # asked for its attempt, and twice before its sleep
     mode[0] = Candidacy.HOLD
     campaign.close_to_new_work()
-    eventually(lambda: released(campaign) == ELECTIONS, 5)
+    eventually(lambda: released(campaign, ["default"]), 5)
+
+
+def test_all_leases_are_given_back_at_once(campaign: Campaign) -> None:
+    """None waits for another's store: each release here ends only when all have begun."""
+    barrier = threading.Barrier(len(ELECTIONS))
+    for candidate in campaign.candidates.values():
+        candidate.listen(lambda leads: None if leads else barrier.wait(10) and None)
+    campaign.stop()
+    assert not barrier.broken
+    assert released(campaign) == ELECTIONS
 
 
 def test_guarded_work_of_one_election_holds_up_no_other(make_campaign: Callable[..., Campaign]) -> None:
@@ -221,6 +237,22 @@ def test_guarded_work_of_one_election_holds_up_no_other(make_campaign: Callable[
     campaign = leading(make_campaign(ELECTIONS, SLOW, is_busy=lambda election: election == "two"))
     campaign.drain()
     eventually(lambda: released(campaign) == ["one", "three", "four"])
+
+
+def test_a_process_that_may_contend_now_need_not_wait_for_its_next_look(make_campaign: Callable[..., Campaign]) -> None:
+    """It is woken, and leads at once."""
+    mode, asked = [Candidacy.OBSERVE], threading.Event()
+
+    def candidacy() -> Candidacy:
+        asked.set()
+        return mode[0]
+
+    campaign = make_campaign(conf=SLOW, candidacy=candidacy)
+    campaign.start()
+    assert asked.wait(10)
+    mode[0] = Candidacy.CONTEND
+    campaign.wake()
+    eventually(campaign.candidates["default"].elector.is_leader, 5)
 
 
 def test_a_process_that_is_not_eligible_only_observes(make_campaign: Callable[..., Campaign]) -> None:
