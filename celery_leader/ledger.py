@@ -50,11 +50,13 @@ class Claim:
 
     Attributes:
         tick: The claimed tick.
-        task_id: The id of the message: the same for every sender and every repetition of the tick, and of no other.
+        task_id: The id of the message: the same for every sender and every repetition of the tick, and of no other. It
+            is empty when there is no message to send.
         run_count: The number of the entry's claimed ticks so far, this one included.
-        claimed_at: When the leader claimed it (UTC, by its clock); it becomes the entry's ``last_run_at``.
+        claimed_at: From when the next run counts (UTC): usually the moment of the claim, by the leader's clock. It
+            becomes the entry's ``last_run_at``.
         schedule: A fingerprint of the entry's schedule. A claim with another fingerprint than the entry's is void.
-        sent: Whether the leader knows that the broker has the message.
+        sent: Whether the leader knows that the broker has the message; also True when there is none to send.
     """
 
     tick: Tick

@@ -126,7 +126,7 @@ class Farewell:
         """Return whether the lease waits for the base to write."""
         return self._asked_at is not None and self._now() < self._asked_at + FAREWELL_PATIENCE
 
-    def is_done(self) -> None:
+    def done(self) -> None:
         """Note that the base has written, or has tried to."""
         self._written = self._counts.sent
         self._asked_at = None

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from celery.beat import event_t
 
-from celery_leader.beat.claims import BATCH, Claims
+from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, utc
 from celery_leader.beat.runs import Planner, Run
 from celery_leader.election.limits import shown_value
-from celery_leader.ledger import Claim
+from celery_leader.ledger import BATCH, Claim
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Batch:
         self._advanced: tuple[Entry, float] | None = None
         self._queue: deque[Event] = deque()  # their events, which the heap will hold one by one
         self._shown: Heap | None = None  # the base's heap, with one claimed entry in it
-        self._last: Event = None  # the entry that it showed last
+        self._last: Event = None  # the event that it showed last
         self._rest: Heap = []  # a heap of all others
         self._is_held = False
         self._is_outdated = False
@@ -128,7 +128,7 @@ class Batch:
         if entry.name not in self._claimed:
             entries = self._host.heap
             if not entries or entries[0].entry is not entry:
-                return self._look(entry) if self._may_be_claimed(entry) else (False, PAUSE)
+                return self._look(entry) if self._claims.may_claim(entry.name) else (False, PAUSE)
             self._claim_all_due(entries)
             if entry.name not in self._claimed:
                 return False, max(0.0, entries[0].time - self._timestamp)
@@ -175,14 +175,18 @@ class Batch:
         return True
 
     def end(self) -> bool:
-        """Let the base's heap hold everything again; return whether it is as it was meant to be."""
+        """Let the base's heap hold everything again.
+
+        Returns:
+            False when a claimed run was not sent, or claiming failed: the heap has to be made anew.
+        """
         if self._shown is not None and self._shown is self._host.heap:
             self._hide(self._shown)
             self._shown[:] = self._rest
         return not (self._claimed or self._is_outdated or self.error)
 
     def _hide(self, entries: Heap) -> None:
-        """Put what the base put on its heap, or left there, to the rest; claimed entries are not part of that yet."""
+        """Move the events from the base's heap to the rest, except those of claimed and unsent runs."""
         _put_back(self._rest, [event for event in entries if event.entry.name not in self._claimed])
 
     def _claim_all_due(self, entries: Heap) -> None:
@@ -205,7 +209,7 @@ class Batch:
         accepted = self._claim([run for _, run in planned])
         for (due, run), is_ours in zip(planned, accepted, strict=True):
             if is_ours:
-                self._is_ours(entries, due, run)
+                self._take_ours(entries, due, run)
             else:
                 _put_later(entries, due.event, self._timestamp + PAUSE)
                 self._is_outdated |= self._claims.can_keep(run.entry.name)
@@ -213,7 +217,7 @@ class Batch:
     def _planned(self, entries: Heap, due: _Due) -> Run | None:
         """Return the run to claim; None, and look again later, if the run before waits or planning fails."""
         wait = PAUSE
-        if self._may_be_claimed(due.entry):
+        if self._claims.may_claim(due.entry.name):
             try:
                 return self._planner.run(due.entry, self.now)
             except Exception:  # it must not stop the others
@@ -222,11 +226,7 @@ class Batch:
         _put_later(entries, due.event, self._timestamp + wait)
         return None
 
-    def _may_be_claimed(self, entry: Entry) -> bool:
-        """Return whether a run of *entry* can be claimed: none before it waits, and the ledger can keep it."""
-        return not self._claims.waits(entry.name) and self._claims.can_keep(entry.name)
-
-    def _is_ours(self, entries: Heap, due: _Due, run: Run) -> None:
+    def _take_ours(self, entries: Heap, due: _Due, run: Run) -> None:
         if run.claim.sent:  # let go
             self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
             _put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from celery_leader.election.alarm import Alarm
 from celery_leader.election.limits import shown, shown_names
 from celery_leader.exceptions import LeadershipLost, RecordNotFound, StoreUnavailable, UnstorableClaim
-from celery_leader.ledger import Claim, Ledger
+from celery_leader.ledger import Claim, Ledger, batches
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +21,6 @@ _ASK_AGAIN = 1.0
 #: How long (seconds) the lease of a stopping process waits for a ledger that does not answer.
 _PATIENCE = 3.0
 
-#: How many claims go to the ledger in one call.
-BATCH = 500
-
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -91,6 +87,10 @@ class Claims:
     def waits(self, entry: str) -> bool:
         """Return whether the last claim of *entry* is not known to be sent."""
         return entry in self._unsent
+
+    def may_claim(self, entry: str) -> bool:
+        """Return whether a run of *entry* can be claimed: its last one does not wait, and the ledger can keep it."""
+        return not self.waits(entry) and self.can_keep(entry)
 
     def set_aside(self, entries: Iterable[str]) -> None:
         """Leave the unsent claims of *entries*, which this process does not know, to leaders that do."""
@@ -262,8 +262,3 @@ class Claims:
         """Return whether *claim*, found in the ledger, is later than the claim known here."""
         known = self._known.get(claim.tick.entry)
         return known is None or claim.tick.due_at > known.tick.due_at
-
-
-def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Yield *items* in as many as go to the ledger together: a call must not take longer than it may."""
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))

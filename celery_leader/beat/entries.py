@@ -107,7 +107,7 @@ class Entries:
         self._host = host
         self._traits = traits
         self._is_due = is_due
-        self._is_unobserved = False
+        self._has_shortcuts = False
         self._schedules: dict[str, Any] = {}  # equal ones, which entries share
         self._edits = 0
         self._seen: tuple[Any, int, int] | None = None
@@ -127,18 +127,18 @@ class Entries:
             return False, self._host.max_interval
         return is_due, delay if isinstance(delay, (int, float)) else self._host.max_interval
 
-    def look_for_observers(self) -> None:
-        """Find out whether Celery's own code decides alone which entries are due, and which have run."""
+    def allow_shortcuts(self) -> None:
+        """Allow shortcuts if nothing overrides or wraps Celery's ``is_due`` and ``reserve``."""
         own = ((Scheduler, "is_due"), (Scheduler, "reserve"), (ScheduleEntry, "is_due"), (ScheduleEntry, "__next__"),
                (celery.schedules.schedule, "is_due"))  # fmt: skip
-        self._is_unobserved = self._traits.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
+        self._has_shortcuts = self._traits.keeps_entries_as_celery and all(is_untouched(*each) for each in own)
 
     def makes_new(self, entry: Entry) -> bool:
         """Return whether another entry takes the place of *entry* when it has run; see Celery's ``reserve``.
 
         Celery copies it, so that an error between here and sending leaves the old one. Ours is claimed by then.
         """
-        return not (self._is_unobserved and type(entry) is ScheduleEntry)
+        return not (self._has_shortcuts and type(entry) is ScheduleEntry)
 
     def _ask(self, entry: Entry) -> Any:
         """Return the base's answer for *entry*: whether it is due, and in how many seconds to look again.
@@ -146,7 +146,7 @@ class Entries:
         For plain intervals by arithmetic, which takes a third of the time, unless other code wraps the question.
         """
         schedule, last_run = entry.schedule, entry.last_run_at
-        is_plain = self._is_unobserved and type(entry) is ScheduleEntry and is_interval(schedule)
+        is_plain = self._has_shortcuts and type(entry) is ScheduleEntry and is_interval(schedule)
         if not is_plain or last_run is None or last_run.tzinfo is None:
             return self._is_due(entry)
         left = (utc(last_run) + schedule.run_every - utc(schedule.now())).total_seconds()

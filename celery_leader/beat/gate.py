@@ -17,12 +17,13 @@ from celery_leader.beat.catch_up import CatchUp
 from celery_leader.beat.connection import lean, open_connection
 from celery_leader.beat.due_times import Entry, StoppedClocks
 from celery_leader.beat.entries import Entries, Traits
-from celery_leader.beat.leading import LeadingTerm, Takeover
+from celery_leader.beat.leading import LeadingTerm
 from celery_leader.beat.outbox import Outcome, TickCounts
 from celery_leader.beat.publisher import Publisher
 from celery_leader.beat.reports import Failures
 from celery_leader.beat.runs import Planner
 from celery_leader.beat.standalone import Standalone
+from celery_leader.beat.takeover import Takeover
 from celery_leader.election import Term
 from celery_leader.exceptions import ConfigurationError, LeadershipLost, StoreUnavailable
 from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: How long (seconds) a standby waits for leadership in one tick. Celery takes a beat for dead that ticks too rarely.
 STANDBY_WAIT = 1.0
-#: Methods that a project may override in the base only: a claim comes before them.
+#: Methods that a project may override in the base only: ours claim before the base acts, so they must be outermost.
 _BELOW = ("apply_entry", "is_due", "populate_heap", "reserve")
 
 
@@ -78,8 +79,8 @@ class LeaderMixin(Base):
         Raises:
             StartRefused: A setting is wrong, or the store can't be used.
         """
-        #: Whether a tick of the leader is under way.
-        self.is_sending = False
+        #: Whether a tick is under way.
+        self.is_ticking = False
         #: How many ticks were claimed, sent and missed so far.
         self.counts = TickCounts()
         self._farewell = Farewell(self.counts, has_to_write=self.traits.has_to_write, now=self.monotonic)
@@ -121,7 +122,9 @@ class LeaderMixin(Base):
         Returns:
             Seconds to the next call: 0 on a standby, which has waited already.
         """
-        self.is_sending = True  # set first, so that a caller that blocks ticks and then checks sees the truth
+        self.is_ticking = (
+            True  # set first, so that the election, which blocks ticks and then asks is_busy, sees the truth
+        )
         try:
             with self._standalone.signals_held_back() if self._standalone else contextlib.nullcontext():
                 if self._takeover and (leading := self._takeover.current()):
@@ -129,7 +132,7 @@ class LeaderMixin(Base):
                 if self._farewell.is_due() and self.trusts:
                     self._do_sync()
         finally:
-            self.is_sending = False
+            self.is_ticking = False
         self._stand_by()
         return 0
 
@@ -173,7 +176,7 @@ class LeaderMixin(Base):
 
     @property
     def _leading(self) -> LeadingTerm | None:
-        return self._takeover.leading if self._takeover else None
+        return self._takeover.taken if self._takeover else None
 
     def _stop_sending(self, reason: Exception) -> None:
         if self._takeover:
@@ -199,7 +202,7 @@ class LeaderMixin(Base):
         write that it may only write while it leads.
         """
         leading = self._leading
-        return self.is_sending or self._farewell.is_due() or (leading is not None and leading.claims.is_just_behind)
+        return self.is_ticking or self._farewell.is_due() or (leading is not None and leading.claims.is_just_behind)
 
     def is_to_write(self) -> bool:
         """Return whether the base has something to write before the lease is released; the next tick writes it."""
@@ -355,7 +358,7 @@ class LeaderMixin(Base):
         try:
             super()._do_sync()
         finally:
-            self._farewell.is_done()
+            self._farewell.done()
 
     def close(self) -> None:
         """Stop sending and release the lease; may be called twice."""
@@ -369,7 +372,7 @@ class LeaderMixin(Base):
             with contextlib.suppress(LeadershipLost, StoreUnavailable):  # the next leader finds the ledger as it is
                 self._leading.claims.flush()
         if self._takeover:
-            self._takeover.leading = None
+            self._takeover.taken = None
             self._ledger.close()
         if self._standalone:
             self._standalone.stop()

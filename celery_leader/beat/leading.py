@@ -10,19 +10,17 @@ from typing import Any, Protocol
 
 from celery.beat import SchedulingError
 
-from celery_leader.beat import batch as batches
 from celery_leader.beat.batch import PAUSE, Batch
+from celery_leader.beat.batch import Host as BatchHost
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, StoppedClocks
 from celery_leader.beat.entries import Entries
 from celery_leader.beat.outbox import Outbox, Outcome, TickCounts
 from celery_leader.beat.publisher import Publisher, Sending
-from celery_leader.beat.reports import Failures, TakeoverReports
 from celery_leader.beat.runs import Run
 from celery_leader.election import Term
 from celery_leader.election.alarm import Alarm
 from celery_leader.election.limits import shown, shown_names
-from celery_leader.leadership.campaign import Candidate
 from celery_leader.ledger import Claim, Ledger
 from celery_leader.settings import LeaderSettings
 
@@ -32,12 +30,10 @@ logger = logging.getLogger(__name__)
 ENDING_TIME = 0.5
 
 
-class Host(batches.Host, Protocol):
-    """The scheduler of a leading term and its takeover."""
+class Host(BatchHost, Protocol):
+    """The scheduler of a leading term."""
 
     producer: Any
-    #: How long (seconds) a leader that could not read its schedule waits, besides a standby's wait.
-    read_again: float
 
     def now(self) -> datetime:
         """Return the time by the app's clock."""
@@ -56,9 +52,6 @@ class Host(batches.Host, Protocol):
 
     def find_entry(self, name: str) -> Entry | None:
         """Return the entry *name* as it is now, None when there is none."""
-
-    def begin_term(self) -> None:
-        """Get the base ready to send."""
 
 
 class LeadingTerm:
@@ -146,8 +139,12 @@ class LeadingTerm:
         self.outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
 
     def _send_due(self, base_tick: Callable[[], float]) -> float:
-        """Let the base tick, once for each run that it claims with the first; return how long it wants to wait."""
-        self._entries.look_for_observers()
+        """Let the base tick: the first call claims all due runs, and each further one sends one of them.
+
+        Returns:
+            How long (seconds) the base wants to wait.
+        """
+        self._entries.allow_shortcuts()
         with StoppedClocks(self._host.now()) as clocks:  # for speed, too: the app's own clock is slow
             batch = self.batch = Batch(
                 self._host,
@@ -185,7 +182,7 @@ class LeadingTerm:
     def apply_entry(self, entry: Entry, producer: Any) -> None:
         """Have the base send the run of *entry* that is due."""
         if (run := self._run_of(entry)) and not run.claim.sent:
-            self.outbox.offer(run.claim, partial(self._apply, entry, run.claim, producer))
+            self._offer(run.claim, partial(self._host.apply_as_base, entry, producer))
 
     def apply_alone(self, entry: Entry, *, advance: bool, **kwargs: Any) -> Any:
         """Claim and send the run of *entry* for a base that calls ``apply_async`` by itself; return what that returns.
@@ -198,20 +195,15 @@ class LeadingTerm:
         run = self._run_of(entry)
         if run is None:
             return None
-        sent: list[Sending] = []
-
-        def send() -> Outcome:
-            sent.append(self._send_run(run.claim, partial(self._host.apply_async, entry, advance=False, **kwargs)))
-            return sent[0].outcome
-
+        sending: Sending | None = None
         if not run.claim.sent and self.can_send(run.claim):
-            self.outbox.offer(run.claim, send)
+            sending = self._offer(run.claim, partial(self._host.apply_async, entry, advance=False, **kwargs))
         if advance:
             self._host.advance(run)
         if not self.batch:
             self.outbox.confirm_sent()
-        if sent:
-            return sent[0].raise_or_return()
+        if sending:
+            return sending.raise_or_return()
         if run.claim.sent:
             return None
         raise SchedulingError(f"{entry.name} stays claimed: it can't be sent now")
@@ -220,7 +212,7 @@ class LeadingTerm:
         """Return the run of *entry* to be sent now, which is claimed; None when there is none to claim."""
         if run := self.batch and self.batch.take(entry):
             return run
-        if self.outbox.is_stuck or self.claims.waits(entry.name) or not self.claims.can_keep(entry.name):
+        if self.outbox.is_stuck or not self.claims.may_claim(entry.name):
             return None  # a newer claim would replace the one that waits; a run that can't be claimed is not sent
         self._entries.know(self.claims, [entry])
         run = self._entries.planner.run(entry, self._host.now())
@@ -261,7 +253,7 @@ class LeadingTerm:
         if not self.is_trusted():
             return False
         if not self._is_ending():
-            self._ends_at = None  # a handler of the project's own may have ended nothing
+            self._ends_at = None  # the project's own signal handler may go on
         elif self._ends_at is None:
             self._ends_at = self._host.monotonic() + ENDING_TIME
         return self._ends_at is None or self._host.monotonic() < self._ends_at
@@ -280,74 +272,13 @@ class LeadingTerm:
         entry = self._host.find_entry(claim.tick.entry)
         if entry is None or not self.can_send(claim):
             return Outcome.AWAY
-        return self._apply(entry, claim, self._host.producer)
+        return self._hand_over(claim, partial(self._host.apply_as_base, entry, self._host.producer)).outcome
 
-    def _apply(self, entry: Entry, claim: Claim, producer: Any) -> Outcome:
-        return self._send_run(claim, partial(self._host.apply_as_base, entry, producer)).outcome
+    def _offer(self, claim: Claim, send: Callable[[], Any]) -> Sending:
+        """Let *send*, a method of the base, send the run of *claim*, and note the outcome."""
+        sending = self._hand_over(claim, send)
+        self.outbox.settle(claim, sending.outcome)
+        return sending
 
-    def _send_run(self, claim: Claim, send: Callable[[], Any]) -> Sending:
+    def _hand_over(self, claim: Claim, send: Callable[[], Any]) -> Sending:
         return self._publisher.send(claim, self.term.fencing_token, send)
-
-
-class Takeover:
-    """The way from a term of the election to one in which the beat sends. There is at most one at a time."""
-
-    def __init__(self, host: Host, candidate: Candidate, patience: float, lead: Callable[[Term], LeadingTerm]) -> None:
-        """Prepare.
-
-        Args:
-            host: The scheduler.
-            candidate: This process in the beat's election.
-            patience: How long (seconds) a process may take to notice that its term is over.
-            lead: Makes the term in which the beat sends; raises what the ledger does.
-        """
-        #: The term that was taken over last, until it is dropped.
-        self.leading: LeadingTerm | None = None
-        self._host = host
-        self._candidate = candidate
-        self._lead = lead
-        self._reads_at = 0.0
-        self._reports = TakeoverReports(candidate.election, patience=patience)
-        self._unread = Failures(
-            f"Election {candidate.election!r}: beat can't read its schedule, so periodic tasks are NOT sent"
-        )
-
-    def current(self) -> LeadingTerm | None:
-        """Return the term that may send, None on a standby; take over if it is a new one."""
-        term = self._candidate.term
-        if term is None:
-            return None
-        if self.leading is None or self.leading.term != term:
-            self.leading = None
-            if self._host.monotonic() >= self._reads_at:
-                self._begin(term)
-        return self.leading
-
-    def drop(self, reason: Exception) -> None:
-        """Send nothing until the ledger was opened again, by this term or a later one."""
-        logger.warning("Election %r: beat stops sending: %s", self._candidate.election, reason)
-        self.leading = None
-
-    def wait(self, seconds: float) -> None:
-        """Wait *seconds* at most for leadership."""
-        if self._candidate.leading.is_set():
-            # It leads without a ledger, or its trust has just ended: don't spin.
-            self._candidate.not_leading.wait(seconds / 2)
-        else:
-            self._candidate.leading.wait(seconds)
-
-    def _begin(self, term: Term) -> None:
-        try:
-            self.leading = self._lead(term)
-        except Exception as error:  # noqa: BLE001  # a store may raise anything; it is asked again
-            self._reports.failed(term.fencing_token, error, self._host.monotonic())
-            return
-        self._host.heap = None  # made anew by the next tick, with the last runs from the ledger
-        try:
-            self._host.begin_term()
-        except Exception as error:  # noqa: BLE001  # the schedule's store does not answer; it is asked again
-            self._unread.failed(error, self._host.monotonic())
-            self._reads_at = self._host.monotonic() + self._host.read_again
-            self.leading = None
-            return
-        logger.info("Election %r: beat sends from now on (token %d)", term.election, term.fencing_token)

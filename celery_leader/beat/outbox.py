@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import NamedTuple
 
 from celery_leader.beat.claims import Claims
@@ -17,8 +16,8 @@ from celery_leader.ledger import Claim
 CONFIRMED_TOGETHER = 100
 #: After so many failures in a row the broker is at fault; fewer may be the messages' own.
 FAILURES_OF_A_BROKER = 3
-#: How long (seconds) a refused message waits before it is offered again: each time twice as long, up to the second.
-#: At most so many are offered again together: others are due meanwhile.
+#: How long (seconds) a refused message waits before it is offered again: doubled each time, up to the second number. At
+#: most so many are offered again together: others are due meanwhile.
 REFUSED_AGAIN, REFUSED_AGAIN_AT_MOST = 5.0, 60.0
 OFFERED_TOGETHER = 50
 
@@ -101,13 +100,12 @@ class Outbox:
         self._counts.claimed += sum(accepted)
         return accepted
 
-    def offer(self, claim: Claim, send: Callable[[], Outcome]) -> Outcome:
-        """Let *send* hand the run of *claim*, which is ours, to the broker; return what became of it.
+    def settle(self, claim: Claim, outcome: Outcome) -> None:
+        """Note the outcome of handing the run of *claim*, which is ours, to the broker.
 
         A run that is out of our hands is confirmed with others, by :meth:`confirm_sent` at the latest. Any other stays
         claimed: for :meth:`deliver_again`, or for the next leader.
         """
-        outcome = send()
         if outcome is Outcome.AWAY:
             self._away_in_a_row += 1
             self.is_stuck |= self._away_in_a_row == FAILURES_OF_A_BROKER
@@ -116,8 +114,7 @@ class Outbox:
             self._put_it_off(claim.tick.entry)
         elif outcome is Outcome.OUT:
             self._away_in_a_row = 0
-            self._is_out(claim)
-        return outcome
+            self._note_sent(claim)
 
     def deliver(self, claims: Iterable[Claim]) -> None:
         """Send the messages of *claims*, which are ours, and confirm them. A failing one holds up no other.
@@ -128,7 +125,7 @@ class Outbox:
             for claim in claims:
                 if not self._may_send() or self.is_stuck:
                     return
-                self.offer(claim, partial(self._send, claim))
+                self.settle(claim, self._send(claim))
         finally:
             self.confirm_sent()
 
@@ -149,7 +146,7 @@ class Outbox:
             sent, self._unconfirmed = self._unconfirmed, []
             self.claims.confirm(sent)
 
-    def _is_out(self, claim: Claim) -> None:
+    def _note_sent(self, claim: Claim) -> None:
         self._put_off.pop(claim.tick.entry, None)
         self._unconfirmed.append(claim)
         self._counts.sent += 1

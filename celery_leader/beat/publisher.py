@@ -119,7 +119,7 @@ class Publisher:
         try:
             _ = self._scheduler.producer
         except Exception as error:  # noqa: BLE001  # no error of connecting is one of the message
-            self._has_failed(claim, error, Outcome.AWAY)
+            self._note_failure(claim, error, Outcome.AWAY)
             return False
         return True
 
@@ -160,7 +160,7 @@ class Publisher:
         except Exception as error:
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             outcome = Outcome.AWAY if sending.is_cut else self.outcome_of(cause)
-            sending.failed(error, self._has_failed(sending.claim, cause, outcome))
+            sending.failed(error, self._note_failure(sending.claim, cause, outcome))
             raise
 
     @contextlib.contextmanager
@@ -187,7 +187,7 @@ class Publisher:
         logger.error("%s, due at %s, %s: its scheduler raised %r", shown(tick.entry), tick.due_at,
                      "is not sent in full" if sending.messages else "stays claimed", error, exc_info=error)  # fmt: skip
 
-    def _has_failed(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
+    def _note_failure(self, claim: Claim, cause: BaseException | None, outcome: Outcome) -> Outcome:
         self._forget_channel() if outcome is Outcome.REFUSED else self.forget_connection()
         tick, was_away = claim.tick, self.away.is_on
         if outcome is Outcome.OUT:

@@ -24,7 +24,7 @@ class Run:
 
     Attributes:
         entry: The entry.
-        claim: The claim of the run. A claim that is ``sent`` already stands for missed runs that are let go.
+        claim: The claim of the run. If it is ``sent``, nothing is sent: it only records runs that are let go.
         missed: How many runs are let go.
         by_due_time: Whether the next run is counted from when this one was due, and may be due at once.
     """

@@ -176,7 +176,7 @@ def test_a_message_that_is_cut_stays_claimed(
     try:
         with mock.patch.object(standalone, "PATIENCE", 0.2):
             begun = time.monotonic()
-            with mock.patch.object(leader.scheduler._entries, "look_for_observers", signal_itself):
+            with mock.patch.object(leader.scheduler._entries, "allow_shortcuts", signal_itself):
                 leader.scheduler.tick()
             lasted = time.monotonic() - begun
     finally:

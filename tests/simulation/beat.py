@@ -97,8 +97,8 @@ class SimulatedBeat:
         self._scheduler = _LeaderOneNode(app=_app(), campaign=campaign, node=node)
 
     @property
-    def is_sending(self) -> bool:
-        return self._scheduler.is_sending
+    def is_ticking(self) -> bool:
+        return self._scheduler.is_ticking
 
     def stop(self) -> None:
         """Begin no tick any more."""

@@ -183,7 +183,7 @@ class Node:
 
     def is_busy(self) -> bool:
         """Whether guarded work runs, or a tick of the beat."""
-        return self.works > 0 or (self.beat is not None and self.beat.is_sending)
+        return self.works > 0 or (self.beat is not None and self.beat.is_ticking)
 
     def begin_work(self, seconds: float) -> None:
         """Start a guarded task if this node leads and may."""
