@@ -64,3 +64,11 @@ def test_the_files_of_the_tables_exist(home: str, least: int) -> None:
     named = re.findall(r"`([\w/]+(?:\.py|/))`", table)
     assert len(named) > least
     assert [name for name in named if not (ROOT / home / name).exists()] == []
+
+
+def test_each_file_is_named() -> None:
+    """By itself or by its folder, so that no concept has a place that only its author knows."""
+    modules = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
+    folders = tuple(re.findall(r"`([\w/]+/)`", TEXT))
+    named = re.findall(r"[`\"]([\w/]+\.py)[`\"]", TEXT)
+    assert {name for name in modules if name not in named and not name.startswith(folders)} == set()
