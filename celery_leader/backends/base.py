@@ -28,20 +28,20 @@ class Admission:
 class OnceStore(Protocol):
     """Knows which ticks of one deployment a delivery runs now, and which ones are done.
 
-    The id of its task names a tick, the same for every sender. A delivery that runs it holds a claim, in the name of
-    an *owner* that no other delivery ever has. Claims and notes end by the store's clock, so nothing compares the
-    clocks of two machines. When the store's clock jumps ahead by n seconds, a claim ends n seconds early, and another
+    A text names a tick, the same for every sender: the id of its task and its due time. A delivery that runs the tick
+    holds a claim, in the name of an *owner* that no other delivery ever has. Claims and notes end by the store's clock,
+    so nothing compares the clocks of two machines. When the store's clock jumps ahead by n seconds, a claim ends n seconds early, and another
     delivery may begin while the first still runs.
 
     Calls are bounded like those of a :class:`~celery_leader.election.Lock`, and may come from several threads at a
     time.
     """
 
-    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+    def begin(self, tick: str, owner: str, seconds: float) -> Admission:
         """Claim a tick for *owner*, unless it is done or another owner's claim lasts.
 
         Args:
-            task_id: Names the tick.
+            tick: The tick's name.
             owner: Names this delivery. The owner of the claim may repeat the call, and gets the same answer.
             seconds: How long the claim lasts.
 
@@ -50,11 +50,11 @@ class OnceStore(Protocol):
         """
         ...
 
-    def done(self, task_id: str, owner: str, seconds: float) -> bool:
+    def done(self, tick: str, owner: str, seconds: float) -> bool:
         """Note that a tick is done, even when another delivery has claimed it meanwhile: it is a fact.
 
         Args:
-            task_id: Names the tick.
+            tick: The tick's name.
             owner: Names the delivery that ran it.
             seconds: How long to remember.
 
@@ -66,7 +66,7 @@ class OnceStore(Protocol):
         """
         ...
 
-    def release(self, task_id: str, owner: str) -> None:
+    def release(self, tick: str, owner: str) -> None:
         """End the claim of *owner*, if it has one: another delivery may run the tick at once.
 
         Raises:
@@ -83,14 +83,14 @@ class OnceStore(Protocol):
 class TransactionalOnceStore(OnceStore, Protocol):
     """A OnceStore in a database to which tasks write, too."""
 
-    def transaction(self, task_id: str, owner: str, seconds: float) -> AbstractContextManager[None]:
+    def transaction(self, tick: str, owner: str, seconds: float) -> AbstractContextManager[None]:
         """Open a transaction of the calling thread that also notes the tick as done.
 
         The writes of the block to that database and the note are committed together, or none of them. An error in the
         block rolls back.
 
         Args:
-            task_id: Names the tick.
+            tick: The tick's name.
             owner: Names the delivery that runs it.
             seconds: How long to remember.
 

@@ -170,40 +170,40 @@ class MemoryOnceStore:
         self._known: dict[str, tuple[str, float]] = {}  # by task id: owner, and until when
         self._prune_at = 0.0
 
-    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+    def begin(self, tick: str, owner: str, seconds: float) -> Admission:
         """See :meth:`celery_leader.backends.OnceStore.begin`."""
         with self._mutex:
-            held, until = self._look(task_id)
+            held, until = self._look(tick)
             if held == self._DONE:
                 return Admission(is_done=True)
             if held not in (None, owner):
                 return Admission(wait=until - time.monotonic())
-            self._known[task_id] = (owner, time.monotonic() + seconds)
+            self._known[tick] = (owner, time.monotonic() + seconds)
             return Admission(may_run=True)
 
-    def done(self, task_id: str, owner: str, seconds: float) -> bool:
+    def done(self, tick: str, owner: str, seconds: float) -> bool:
         """See :meth:`celery_leader.backends.OnceStore.done`."""
         with self._mutex:
-            held, _ = self._look(task_id)
-            self._known[task_id] = (self._DONE, time.monotonic() + seconds)
+            held, _ = self._look(tick)
+            self._known[tick] = (self._DONE, time.monotonic() + seconds)
             return held == owner
 
-    def release(self, task_id: str, owner: str) -> None:
+    def release(self, tick: str, owner: str) -> None:
         """See :meth:`celery_leader.backends.OnceStore.release`."""
         with self._mutex:
-            if self._look(task_id)[0] == owner:
-                del self._known[task_id]
+            if self._look(tick)[0] == owner:
+                del self._known[tick]
 
     def close(self) -> None:
         """See :meth:`celery_leader.backends.OnceStore.close`."""
 
-    def _look(self, task_id: str) -> tuple[str | None, float]:
-        """Return who has *task_id* until when, None for nobody; forget now and then what has ended."""
+    def _look(self, tick: str) -> tuple[str | None, float]:
+        """Return who has *tick* until when, None for nobody; forget now and then what has ended."""
         now = time.monotonic()
         if now >= self._prune_at:
             self._known = {known: entry for known, entry in self._known.items() if entry[1] > now}
             self._prune_at = now + self._PRUNED_EACH
-        held, until = self._known.get(task_id, (None, now))
+        held, until = self._known.get(tick, (None, now))
         return (held, until) if until > now else (None, now)
 
 

@@ -44,41 +44,41 @@ class DjangoOnceStore:
         self._prefix = prefix
         self._prune_at = time.monotonic()
 
-    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+    def begin(self, tick: str, owner: str, seconds: float) -> Admission:
         """See :meth:`celery_leader.backends.OnceStore.begin`."""
-        admission = self._connection.run(partial(self._begin, self._name(task_id), owner, seconds))
+        admission = self._connection.run(partial(self._begin, self._name(tick), owner, seconds))
         if time.monotonic() >= self._prune_at:
             self._prune()
         return admission
 
-    def done(self, task_id: str, owner: str, seconds: float) -> bool:
+    def done(self, tick: str, owner: str, seconds: float) -> bool:
         """See :meth:`celery_leader.backends.OnceStore.done`."""
-        return self._connection.run(partial(self._done, self._name(task_id), owner, seconds))
+        return self._connection.run(partial(self._done, self._name(tick), owner, seconds))
 
-    def release(self, task_id: str, owner: str) -> None:
+    def release(self, tick: str, owner: str) -> None:
         """See :meth:`celery_leader.backends.OnceStore.release`."""
-        name = self._name(task_id)
+        name = self._name(tick)
         self._connection.run(lambda using: _rows(using).filter(pk=name, owner=owner, done=False).delete())
 
     @contextmanager
-    def transaction(self, task_id: str, owner: str, seconds: float) -> Iterator[None]:
+    def transaction(self, tick: str, owner: str, seconds: float) -> Iterator[None]:
         """See :meth:`celery_leader.backends.TransactionalOnceStore.transaction`.
 
         The row is written last, so that it is not locked while the block runs.
         """
-        using, name = self._connection.alias, self._name(task_id)
+        using, name = self._connection.alias, self._name(tick)
         with transaction.atomic(using=using):
             yield
             held = _rows(using).filter(pk=name, owner=owner, done=False)
             if not held.update(done=True, ends_at=_in(seconds)):
-                raise RecordConflict(f"{self._connection.where}: the claim of tick {task_id} by {owner} has ended")
+                raise RecordConflict(f"{self._connection.where}: the claim of tick {tick} by {owner} has ended")
 
     def close(self) -> None:
         """See :meth:`celery_leader.backends.OnceStore.close`."""
         self._connection.close()
 
-    def _name(self, task_id: str) -> str:
-        return row_name(self._prefix, task_id, of="a tick")
+    def _name(self, tick: str) -> str:
+        return row_name(self._prefix, tick, of="a tick")
 
     # -- statements --------------------------------------------------------------------------------------------
 

@@ -45,16 +45,16 @@ class PatientOnceStore:
             )
         return self._store
 
-    def begin(self, task_id: str, owner: str, seconds: float) -> Admission:
+    def begin(self, tick: str, owner: str, seconds: float) -> Admission:
         """Claim a tick; see :meth:`celery_leader.backends.OnceStore.begin`. The first failure is followed by one retry.
 
         Raises:
             StoreUnavailable: The retry failed, too.
         """
-        return _twice(partial(self._store.begin, task_id, owner, seconds))
+        return _twice(partial(self._store.begin, tick, owner, seconds))
 
     @contextmanager
-    def running(self, task_id: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
+    def running(self, tick: str, owner: str, *, in_transaction: bool = False) -> Iterator[None]:
         """Run a claimed tick: the end of the block notes it as done, an exception in the block gives its claim back.
 
         Raises:
@@ -62,42 +62,42 @@ class PatientOnceStore:
             RecordConflict: At the end of a transaction: another delivery has taken the tick over. All was rolled back.
         """
         try:
-            with self._transaction(task_id, owner) if in_transaction else nullcontext():
+            with self._transaction(tick, owner) if in_transaction else nullcontext():
                 yield
         except BaseException:
-            self._release(task_id, owner)
+            self._release(tick, owner)
             raise
         if not in_transaction:
-            self._note(task_id, owner)
+            self._note(tick, owner)
 
-    def _transaction(self, task_id: str, owner: str) -> AbstractContextManager[None]:
-        return self.require_transactions().transaction(task_id, owner, self._retention)
+    def _transaction(self, tick: str, owner: str) -> AbstractContextManager[None]:
+        return self.require_transactions().transaction(tick, owner, self._retention)
 
-    def _note(self, task_id: str, owner: str) -> None:
+    def _note(self, tick: str, owner: str) -> None:
         """Note that a tick is done. Its effect has happened, so a note that can't be written raises nothing."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                if not self._store.done(task_id, owner, self._retention):
+                if not self._store.done(tick, owner, self._retention):
                     logger.warning(
                         "Tick %s may have run twice: it ran longer than its claim lasted, or the store lost its claim. "
-                        "Give @once_per_tick a longer timeout.", task_id,
+                        "Give @once_per_tick a longer timeout.", tick,
                     )  # fmt: skip
                 return
             except StoreUnavailable as error:
                 if time.monotonic() + PAUSE > deadline:
                     logger.error(  # noqa: TRY400  # the message says it all
                         "Tick %s is done, but that could not be noted within %.0f s: %s. If its message is delivered "
-                        "again after its claim has ended, it runs again.", task_id, PATIENCE, error,
+                        "again after its claim has ended, it runs again.", tick, PATIENCE, error,
                     )  # fmt: skip
                     return
                 time.sleep(PAUSE)
 
-    def _release(self, task_id: str, owner: str) -> None:
+    def _release(self, tick: str, owner: str) -> None:
         try:
-            _twice(partial(self._store.release, task_id, owner))
+            _twice(partial(self._store.release, tick, owner))
         except StoreUnavailable as error:
-            logger.warning("Tick %s can't run again before its claim has ended: %s", task_id, error)
+            logger.warning("Tick %s can't run again before its claim has ended: %s", tick, error)
 
 
 def _twice(call: Callable[[], T]) -> T:
