@@ -66,6 +66,7 @@ def test_another_tick_runs(app: Celery) -> None:
     "request_",
     [
         {"headers": {}},
+        {"headers": {}, "embed": {"headers": {"another": 1}}},
         {"headers": {DUE_HEADER: "soon"}},
         {"headers": {DUE_HEADER: "2020-11-23T09:00:00"}},
         {"headers": {DUE_HEADER: ["2020-11-23T09:00:00+00:00"]}},
