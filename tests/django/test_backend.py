@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from celery_leader.backends import open_backend
-from celery_leader.django.models import Election, PeriodicRun
+from celery_leader.django.models import DeliveredTick, Election, Fence, LedgerTerm, PeriodicRun
 from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from tests.databases import database, variant
 
@@ -50,6 +51,7 @@ def test_an_election_with_an_endless_name_is_refused() -> None:
     """Rather than cut off."""
     with pytest.raises(ConfigurationError, match="256 characters"):
         open_backend("django-db://default", prefix="p").lock("x" * 254)
+    open_backend("django-db://default", prefix="p").lock("x" * 253)
 
 
 def test_a_missing_migration_is_told(tmp_path: Path, backend_of: Callable[..., Any]) -> None:
@@ -133,9 +135,25 @@ class TestTables:
         """Names for people, and no integer keys that run out."""
         for model in apps.get_app_config("celery_leader").get_models():
             assert str(model._meta.verbose_name)
-            assert type(model).__str__ is not model.__str__
             assert model._meta.pk is not None
             assert model._meta.pk.get_internal_type() in {"BigAutoField", "CharField"}
+
+    @pytest.mark.parametrize(
+        ("row", "text"),
+        [
+            (Election(name="proj:default"), "proj:default"),
+            (Fence(election="default", token=5), "default: 5"),
+            (LedgerTerm(election="default", token=5), "default: 5"),
+            (DeliveredTick(tick="a", done=False), "a: claimed"),
+            (DeliveredTick(tick="a", done=True), "a: done"),
+            (PeriodicRun(entry="a\n", due_at=datetime(2026, 1, 2, 3, 4, 5)), "a\\n @ 2026-01-02 03:04:05"),  # noqa: DTZ001
+            (PeriodicRun(entry="a", due_at=None), "a @ ?"),
+        ],
+        ids=str,
+    )
+    def test_every_row_says_what_it_is(self, row: Any, text: str) -> None:
+        """In one line."""
+        assert str(row) == text
 
     @pytest.mark.mariadb
     def test_mariadb_keeps_microseconds(self, mariadb_alias: str) -> None:

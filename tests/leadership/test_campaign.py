@@ -151,13 +151,17 @@ def test_leases_that_can_not_be_given_back_are_waited_for_once(
 
 
 def test_celery_s_signals_tell_of_each_term_and_each_leader(make_campaign: Callable[..., Campaign]) -> None:
-    """In order: the term with its token, the new leader, the end and its reason, and that nobody leads."""
+    """In order: the term with its token, the new leader, the end and its reason, and that nobody leads.
+
+    A process that stops waits for a receiver that is slow.
+    """
     heard: list[tuple[object, ...]] = []
 
     def started(sender: str, term: Term, **_: object) -> None:
         heard.append(("started", sender, term))
 
     def stopped(sender: str, term: Term, reason: StopReason, **_: object) -> None:
+        time.sleep(0.3)
         heard.append(("stopped", sender, term, reason))
 
     def changed(sender: str, identity: str, **_: object) -> None:
