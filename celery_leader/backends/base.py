@@ -30,8 +30,8 @@ class OnceStore(Protocol):
 
     A text names a tick, the same for every sender: the id of its task and its due time. A delivery that runs the tick
     holds a claim, in the name of an *owner* that no other delivery ever has. Claims and notes end by the store's clock,
-    so nothing compares the clocks of two machines. When the store's clock jumps ahead by n seconds, a claim ends n seconds early, and another
-    delivery may begin while the first still runs.
+    so nothing compares the clocks of two machines. When the store's clock jumps ahead by n seconds, a claim ends n
+    seconds early, and another delivery may begin while the first still runs.
 
     Calls are bounded like those of a :class:`~celery_leader.election.Lock`, and may come from several threads at a
     time.
