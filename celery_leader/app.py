@@ -13,7 +13,7 @@ from celery.signals import beat_init
 from celery_leader.beat.second_sender import refuse_second_sender
 from celery_leader.refusal import say_in_file
 from celery_leader.settings import apps_set_up, leader_values
-from celery_leader.tasks.routing import route_guarded_tasks
+from celery_leader.tasks.leader_only import route_guarded_tasks
 from celery_leader.worker import control
 from celery_leader.worker.bootsteps import EmbeddedBeatStep, LeaderQueueStep, LeaderStep
 from celery_leader.worker.wrong_states import guarded_tasks, listed

@@ -19,7 +19,7 @@ from celery_leader.leadership.campaign import Campaign, backend_of, check_backen
 from celery_leader.older_celery import connect_method, pool_start_method
 from celery_leader.settings import LeaderSettings, leader_values
 from celery_leader.tasks.checks import check_atomic_tasks, check_overridden_guards, each_guarded_task
-from celery_leader.tasks.routing import route_guarded_tasks
+from celery_leader.tasks.leader_only import route_guarded_tasks
 from celery_leader.worker.queue import runs_guarded_work
 from celery_leader.worker.readiness import Readiness
 from celery_leader.worker.reception import GuardedStrategy

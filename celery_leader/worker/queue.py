@@ -12,8 +12,7 @@ from kombu import Queue
 
 from celery_leader.leadership.campaign import Campaign
 from celery_leader.tasks.checks import each_guarded_task
-from celery_leader.tasks.leader_only import mark_of
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import leader_queue, mark_of
 
 logger = logging.getLogger(__name__)
 

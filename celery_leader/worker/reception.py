@@ -17,8 +17,7 @@ from celery.utils.imports import instantiate
 from kombu import Queue
 
 from celery_leader.election.limits import shown
-from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, LeaderOnly, mark_of
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, LeaderOnly, leader_queue, mark_of
 from celery_leader.worker.forwarding import FORWARDED_HEADER, Forwarder
 from celery_leader.worker.queue import LeaderQueues
 

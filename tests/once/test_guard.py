@@ -18,8 +18,8 @@ from celery_leader.backends.memory import MemoryOnceStore
 from celery_leader.beat.due_times import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
+from celery_leader.tasks.leader_only import leader_queue
 from celery_leader.tasks.patient_store import once_store_of
-from celery_leader.tasks.routing import leader_queue
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
 from tests.once.conftest import DUE, NAME, TICK, Runs, deliver, is_dropped

@@ -9,7 +9,7 @@ from celery import Celery, Task
 
 import celery_leader
 from celery_leader import leader_only
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import leader_queue
 from tests.tasks.deliveries import taken
 
 

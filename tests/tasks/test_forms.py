@@ -14,7 +14,7 @@ from celery_leader import leader_only, once_per_tick
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership import state
 from celery_leader.ledger import DUE_HEADER
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import leader_queue
 from celery_leader.testing import forced_leader
 from celery_leader.worker.leadership import receive_guarded_tasks
 from tests.tasks.deliveries import deliver, taken

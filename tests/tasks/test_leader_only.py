@@ -17,8 +17,7 @@ from celery_leader import leader_only
 from celery_leader.exceptions import ConfigurationError
 from celery_leader.leadership import state
 from celery_leader.settings import apps_set_up
-from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, mark_of
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, leader_queue, mark_of
 from celery_leader.testing import forced_leader
 from celery_leader.worker.leadership import receive_guarded_tasks
 from tests.tasks.deliveries import deliver, taken

@@ -12,8 +12,8 @@ from kombu import Exchange, Queue
 
 import celery_leader
 from celery_leader.exceptions import ConfigurationError
-from celery_leader.tasks import routing
-from celery_leader.tasks.routing import LeaderRouter, leader_queue
+from celery_leader.tasks import leader_only as routing
+from celery_leader.tasks.leader_only import LeaderRouter, leader_queue
 from tests.tasks.deliveries import taken
 
 

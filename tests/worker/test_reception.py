@@ -13,8 +13,7 @@ from kombu import Exchange, Queue
 
 import celery_leader
 from celery_leader import leader_only
-from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER
-from celery_leader.tasks.routing import leader_queue
+from celery_leader.tasks.leader_only import TO_FOLLOWER_HEADER, leader_queue
 from celery_leader.worker import reception as reception_module
 from celery_leader.worker.forwarding import FORWARDED_HEADER, Forwarder
 from celery_leader.worker.leadership import receive_guarded_tasks

@@ -20,7 +20,7 @@ from celery_leader.exceptions import ConfigurationError, StoreUnavailable
 from celery_leader.leadership import state
 from celery_leader.leadership.shared_trust import SharedTrust
 from celery_leader.refusal import StartRefused
-from celery_leader.tasks.routing import LeaderRouter
+from celery_leader.tasks.leader_only import LeaderRouter
 from celery_leader.worker.reception import GuardedStrategy
 from tests.waiting import eventually
 from tests.worker.conftest import LocalWorker, leader_threads

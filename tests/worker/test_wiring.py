@@ -13,7 +13,7 @@ from celery_leader import leader_only
 from celery_leader.backends import urls
 from celery_leader.backends.memory import MemoryBackend, open_memory
 from celery_leader.settings import LeaderSettings
-from celery_leader.tasks.routing import LeaderRouter, leader_queue
+from celery_leader.tasks.leader_only import LeaderRouter, leader_queue
 from celery_leader.worker.leadership import receive_guarded_tasks
 from celery_leader.worker.reception import GuardedStrategy
 from tests.tasks.deliveries import taken
