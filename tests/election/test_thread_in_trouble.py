@@ -116,6 +116,21 @@ def test_a_wait_that_never_waits_is_no_storm(threads: Make) -> None:
     assert lock.calls.count("get") < 20
 
 
+def test_neither_a_bug_nor_a_wake_is_a_storm(threads: Make) -> None:
+    """An attempt that fails unexpectedly is followed after a retry period, and a wake by one attempt."""
+    broken, sound = Harmful(), Harmful()
+    broken.error = RuntimeError("bug")
+    leader = threads(sound)
+    eventually(leads(leader))
+    leader.wake()
+    eventually(lambda: sound.calls == ["get", "create", "update"])
+    threads(broken, "b")
+    eventually(lambda: broken.calls)
+    begun = time.monotonic()
+    eventually(lambda: time.monotonic() - begun > 0.3)
+    assert (broken.calls, sound.calls) == (["get"], ["get", "create", "update"])
+
+
 @pytest.mark.parametrize("moment", ["get", "create", "update", "release"])
 def test_nobody_waits_for_a_store_that_hangs(threads: Make, moment: str) -> None:
     """Each question and each request is answered while a call is under way: no mutex is held across I/O."""
