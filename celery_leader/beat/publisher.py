@@ -144,7 +144,7 @@ class Publisher:
             logger.warning("The broker takes messages again after %s", in_words(lasted))
         return sending
 
-    def publish(self, sending: Sending, entry: Entry, producer: Any, publish: Callable[[Any], Any]) -> Any:
+    def publish(self, sending: Sending, entry: Entry, producer: Any, publish: Callable[..., Any]) -> Any:
         """Let *publish*, the base's ``apply_async``, publish the next message of a run by a producer.
 
         Raises:
@@ -156,7 +156,7 @@ class Publisher:
             with sending.next_message(entry):
                 if producer is None or not self._has_producer:  # the channel of the one given was closed since
                     producer = self._scheduler.producer
-                return publish(producer)
+                return publish(producer=producer)
         except Exception as error:
             cause = error.__context__ if isinstance(error, SchedulingError) else error
             outcome = Outcome.AWAY if sending.is_cut else self.outcome_of(cause)

@@ -52,6 +52,7 @@ class Standalone:
         self._ticking = False
         self._pending: tuple[int, Any] | None = None
         self._asked = threading.Event()
+        self._is_stopped = False
         self._previous: dict[int, Any] = {}
 
     @property
@@ -69,8 +70,10 @@ class Standalone:
         self.campaign.start()
 
     def stop(self) -> None:
-        """Release the lease."""
+        """Release the lease, and end the thread."""
         self.campaign.stop()
+        self._is_stopped = True
+        self._asked.set()
 
     @contextlib.contextmanager
     def signals_held_back(self) -> Iterator[None]:
@@ -100,7 +103,7 @@ class Standalone:
 
     def _watch(self) -> None:
         """Cut the waits of a tick that goes on after a signal: again and again, because kombu tries again."""
-        while self._asked.wait():
+        while self._asked.wait() and not self._is_stopped:
             self._asked.clear()
             pending = self._pending
             time.sleep(PATIENCE)

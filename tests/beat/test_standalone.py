@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -107,6 +108,14 @@ def test_a_signal_that_nobody_handles_ends_the_beat(handled: list[int], handling
     with pytest.raises(SystemExit) as ended, beat.signals_held_back():
         os.kill(os.getpid(), signal.SIGHUP)
     assert ended.value.code == 0
+
+
+def test_no_thread_outlives_the_beat(handling: Any) -> None:
+    """A program may make several."""
+    beat = handling(mock.Mock())
+    assert any(thread.name == "celery-leader-beat-end" for thread in threading.enumerate())
+    beat.stop()
+    eventually(lambda: not any(thread.name == "celery-leader-beat-end" for thread in threading.enumerate()))
 
 
 def test_a_second_signal_does_not_wait(handled: list[int], handling: Any) -> None:
