@@ -29,8 +29,7 @@ class RedisLock:
         self._client = client
         self._key = key
         self._channel = channel
-        # A client of its own: the listener must not keep the lock's thread alive when nobody has the lock any more.
-        self._notifications = Notifications(partial(_RedisListener, RedisClient(client.place), channel))
+        self._notifications = Notifications(partial(_RedisListener, client, channel))
 
     def get(self) -> StoredRecord:
         """See :meth:`celery_leader.election.Lock.get`."""
