@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from celery_leader.backends.memory import MemoryLedger
 from celery_leader.backends.reading import Reading
 from celery_leader.beat import publisher, runs
 from celery_leader.beat.base import Farewell
@@ -15,6 +14,7 @@ from celery_leader.beat.claims import Claims
 from celery_leader.beat.gate import LeaderMixin
 from celery_leader.beat.leading import LeadingTerm
 from celery_leader.leadership.campaign import Candidate
+from celery_leader.ledger import Refusals
 from tests.simulation.mutants.registry import mutant
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def m16c_confirm_before_send() -> None:
 def m16d_stale_terms_claim() -> None:
     """Opens the ledger without keeping earlier terms out."""
 
-    def open_to_all(self: MemoryLedger, token: int) -> None:
+    def open_to_all(self: Refusals, token: int, opened: object, *, must_be_open: bool) -> None:
         pass
 
-    MemoryLedger._refuse_stale = MemoryLedger._require_opened = open_to_all
+    Refusals.check = open_to_all
 
 
 @mutant()
