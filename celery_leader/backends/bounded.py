@@ -7,11 +7,14 @@ them have no timeout at all. The thread may wait as long as it must; the caller 
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +23,14 @@ from celery_leader.exceptions import LeaderError, StoreUnavailable
 
 C = TypeVar("C")
 T = TypeVar("T")
+
+
+def cut_socket(connected: Any) -> None:
+    """Fail each wait on a connected socket, from another thread, and leave the socket to its owner to close."""
+    # The method of a TLS socket would first let go of its session, and a write in that moment would be plain text.
+    shutdown = super(ssl.SSLSocket, connected).shutdown if isinstance(connected, ssl.SSLSocket) else connected.shutdown
+    with suppress(OSError):  # it is closed already
+        shutdown(socket.SHUT_RDWR)
 
 
 class Session(Generic[C]):

@@ -5,16 +5,14 @@ Two detours of kombu's that take a third of the time of a message are left out o
 
 from __future__ import annotations
 
-import contextlib
-import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
-#: The options (seconds) by which kombu's transports bound their waits, by driver.
-_TIMEOUTS = {
-    "redis": ("socket_timeout", "socket_connect_timeout"),
-    "amqp": ("connect_timeout", "read_timeout", "write_timeout"),
-}
+from celery_leader.backends.bounded import cut_socket
+
+#: The longest wait (seconds) for Redis to accept a connection: it can't be cut.
+CONNECT_TIMEOUT = 2.0
 
 
 def open_connection(app: Any, io_timeout: float) -> Any:
@@ -28,15 +26,20 @@ def open_connection(app: Any, io_timeout: float) -> Any:
     connection = app.connection_for_write()
     transport = connection.get_transport_cls()
     options = connection.transport_options or {}
-    given = {"connect_timeout": app.conf.broker_connection_timeout, **options}
-    names = _TIMEOUTS.get(transport.driver_type, ())
-    bounds: dict[str, Any] = {name: min(given.get(name) or io_timeout, io_timeout) for name in names}
-    if transport.driver_type == "redis":
-        connection.transport_cls = _redis(transport)
-    elif transport.driver_type == "amqp":
+    limits = {
+        "redis": {"socket_timeout": io_timeout, "socket_connect_timeout": min(io_timeout, CONNECT_TIMEOUT)},
+        "amqp": {
+            "connect_timeout": min(io_timeout, app.conf.broker_connection_timeout or io_timeout),
+            "read_timeout": io_timeout,
+            "write_timeout": io_timeout,
+        },
+    }.get(transport.driver_type, {})
+    bounds: dict[str, Any] = {name: min(options.get(name) or limit, limit) for name, limit in limits.items()}
+    if transport.driver_type == "amqp":
         bounds["confirm_publish"] = True  # a message in a socket's buffer has not reached the broker
-        connection.transport_cls = _amqp(transport)
     connection.transport_options = {**options, **bounds}
+    plain, ours = connection.get_transport_cls, cache(_cuttable)
+    connection.get_transport_cls = lambda: ours(plain())  # a method: kombu resets the attribute when brokers change
     return connection
 
 
@@ -45,10 +48,9 @@ def cut(connection: Any) -> None:
 
     Other transports than those for Redis and AMQP have no sockets that are known here: they wait for their timeouts.
     """
-    sockets = getattr(connection.transport_cls, "sockets", None)
+    sockets = getattr(connection.get_transport_cls(), "sockets", None)
     for each in sockets() if sockets else ():
-        with contextlib.suppress(OSError):  # it is closed already
-            each.shutdown(socket.SHUT_RDWR)
+        cut_socket(each)
 
 
 def lean(producer: Any) -> Any:
@@ -64,6 +66,12 @@ def lean(producer: Any) -> Any:
 
     producer.maybe_declare = maybe_declare
     return producer
+
+
+def _cuttable(transport: Any) -> Any:
+    """Return kombu's *transport* in a form that tells its sockets, if its driver is known."""
+    make = {"redis": _redis, "amqp": _amqp}.get(transport.driver_type)
+    return make(transport) if make else transport
 
 
 def _redis(transport: Any) -> Any:

@@ -141,7 +141,6 @@ class LeaderMixin(Base):
             delay = leading.tick(base_tick)
             if delay is None:
                 return STANDBY_WAIT
-            delay = self.round_ended(delay)
             if self._farewell.is_due() or self.should_sync():
                 self._do_sync()
         except (LeadershipLost, StoreUnavailable) as lost:

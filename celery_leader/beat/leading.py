@@ -53,6 +53,9 @@ class Host(BatchHost, Protocol):
     def find_entry(self, name: str) -> Entry | None:
         """Return the entry *name* as it is now, None when there is none."""
 
+    def round_ended(self, delay: float) -> float:
+        """Note that all due runs are sent; return how long (seconds) to wait instead of *delay*."""
+
 
 class LeadingTerm:
     """The state of a beat that leads: made at the takeover, dropped at the loss, never carried into another term."""
@@ -121,7 +124,7 @@ class LeadingTerm:
         self._deliver_again()
         if self.outbox.is_stuck:
             return None
-        delay = self._send_due(base_tick)
+        delay = self._host.round_ended(self._send_due(base_tick))
         self._write_back()
         return delay
 
@@ -253,10 +256,10 @@ class LeadingTerm:
         if not self.is_trusted():
             return False
         if not self._is_ending():
-            self._ends_at = None  # the project's own signal handler may go on
-        elif self._ends_at is None:
-            self._ends_at = self._host.monotonic() + ENDING_TIME
-        return self._ends_at is None or self._host.monotonic() < self._ends_at
+            self._ends_at, self._publisher.was_cut = None, False  # the project's own signal handler may go on
+            return True
+        self._ends_at = self._ends_at or self._host.monotonic() + ENDING_TIME
+        return self._host.monotonic() < self._ends_at and not self._publisher.was_cut
 
     def can_send(self, claim: Claim) -> bool:
         """Return whether this process may send the run of *claim*, and reaches its broker."""

@@ -46,8 +46,6 @@ class Sending:
         #: The last error, and the result of the scheduler's method.
         self.error: Exception | None = None
         self.result: Any = None
-        #: Whether a stopping beat has cut the connection meanwhile: then no error is the message's own.
-        self.is_cut = False
         self._token = token
 
     def is_of(self, entry: Entry) -> bool:
@@ -98,17 +96,24 @@ class Publisher:
         self.away = Alarm()
         #: The run that is being sent.
         self.sending: Sending | None = None
+        #: Whether a stopping beat has cut the connection: no error is a message's own then, and nothing more is sent.
+        self.was_cut = False
         self._scheduler = scheduler
 
     def connection_failed(self, error: Exception, interval: float) -> None:
-        """Log what Celery's beat would log, once an outage."""
+        """Log what Celery's beat would log, once an outage.
+
+        Raises:
+            Exception: *error*, once the connection was cut: a stopping beat does not try again.
+        """
+        if self.was_cut:
+            raise error
         if not self.away.is_on:
             celerys_logger.error("beat: Connection error: %s. Trying again in %s seconds...", error, interval)
 
     def cut(self) -> None:
         """Fail a wait for the broker; any thread may call it."""
-        if self.sending:
-            self.sending.is_cut = True
+        self.was_cut = True
         if connection := vars(self._scheduler).get("connection"):
             cut(connection)
 
@@ -159,7 +164,7 @@ class Publisher:
                 return publish(producer=producer)
         except Exception as error:
             cause = error.__context__ if isinstance(error, SchedulingError) else error
-            outcome = Outcome.AWAY if sending.is_cut else self.outcome_of(cause)
+            outcome = Outcome.AWAY if self.was_cut else self.outcome_of(cause)
             sending.failed(error, self._note_failure(sending.claim, cause, outcome))
             raise
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery.utils.nodenames import gethostname
 
+from celery_leader.election.thread import Bell
 from celery_leader.leadership.campaign import Campaign, backend_of, check_backend
 from celery_leader.settings import LeaderSettings
 
@@ -51,7 +52,7 @@ class Standalone:
         self._cut = cut
         self._ticking = False
         self._pending: tuple[int, Any] | None = None
-        self._asked = threading.Event()
+        self._asked = Bell()  # an event is not safe in a signal handler
         self._is_stopped = False
         self._previous: dict[int, Any] = {}
 
@@ -73,7 +74,7 @@ class Standalone:
         """Release the lease, and end the thread."""
         self.campaign.stop()
         self._is_stopped = True
-        self._asked.set()
+        self._asked.ring()
 
     @contextlib.contextmanager
     def signals_held_back(self) -> Iterator[None]:
@@ -90,7 +91,7 @@ class Standalone:
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._ticking and self._pending is None:
             self._pending = (number, frame)
-            self._asked.set()
+            self._asked.ring()
         else:
             self._handle(number, frame)
 
@@ -103,8 +104,7 @@ class Standalone:
 
     def _watch(self) -> None:
         """Cut the waits of a tick that goes on after a signal: again and again, because kombu tries again."""
-        while self._asked.wait() and not self._is_stopped:
-            self._asked.clear()
+        while self._asked.wait(threading.TIMEOUT_MAX) and not self._is_stopped:
             pending = self._pending
             time.sleep(PATIENCE)
             while pending and self._pending is pending:

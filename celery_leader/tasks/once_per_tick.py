@@ -114,7 +114,7 @@ def _due_of(request: Any) -> datetime | None:
     try:
         due = datetime.fromisoformat(headers[DUE_HEADER])
         return due.astimezone(timezone.utc) if due.tzinfo and uuid.UUID(request.id).version == 5 else None
-    except (KeyError, ValueError, TypeError, OverflowError):  # no tick of ours
+    except (KeyError, ValueError, TypeError, OverflowError, AttributeError):  # no tick of ours
         return None
 
 

@@ -62,11 +62,19 @@ def wire(
     except ConfigurationError as error:
         if takes_part:
             raise
-        logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
+        _log_unchecked(error)
         return None, []
     leadership = WorkerLeadership(worker, settings, backend, with_beat=with_beat) if takes_part else None
     campaign = leadership.campaign if leadership else None
-    return leadership, list(checks_of(app, settings, backend, campaign, has_other_beat=has_other_beat))
+    try:
+        return leadership, list(checks_of(app, settings, backend, campaign, has_other_beat=has_other_beat))
+    except ConfigurationError as error:
+        _log_unchecked(error)
+        return leadership, []
+
+
+def _log_unchecked(error: ConfigurationError) -> None:
+    logger.info("This worker can't check whether its guarded and periodic tasks have a leader: %s", error)
 
 
 def receive_guarded_tasks(app: Celery) -> None:

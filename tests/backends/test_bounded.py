@@ -6,13 +6,15 @@ import gc
 import itertools
 import os
 import signal
+import socket
+import ssl
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from celery_leader.backends.bounded import Session, SessionThread
+from celery_leader.backends.bounded import Session, SessionThread, cut_socket
 from celery_leader.exceptions import RecordConflict, StoreUnavailable
 from tests.waiting import eventually
 
@@ -135,3 +137,17 @@ def test_a_forked_child_waits_for_none_of_its_parents_threads() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert session.ask(lambda connection: connection) == 1
     session.close()
+
+
+def test_a_tls_socket_keeps_its_session_when_it_is_cut() -> None:
+    """Without it, a thread that writes at that moment would write plain text."""
+    one, other = socket.socketpair()
+    with (
+        other,
+        ssl.create_default_context().wrap_socket(one, do_handshake_on_connect=False, server_hostname="h") as tls,
+    ):
+        cut_socket(tls)
+        assert tls._sslobj is not None  # type: ignore[attr-defined]  # what the writer uses
+        assert other.recv(1) == b""
+        cut_socket(tls)
+    cut_socket(tls)

@@ -75,6 +75,15 @@ def test_what_redis_refuses_holds_up_nothing_else(machines: Machines, redis_serv
         client.acl_deluser("limited")
 
 
+def test_a_connection_that_was_cut_is_not_made_again(machines: Machines) -> None:
+    """A stopping beat must not wait twice for a machine that is gone."""
+    publisher = machines.add().scheduler._publisher
+    publisher.connection_failed(OSError("refused"), 0)
+    publisher.cut()
+    with pytest.raises(OSError, match="refused"):
+        publisher.connection_failed(OSError("refused"), 0)
+
+
 @pytest.mark.parametrize("is_cut", [True, False])
 def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_cut: bool) -> None:
     """A socket that another thread shuts down fails in any way. Otherwise such an error is the message's own."""
@@ -83,6 +92,7 @@ def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_
 
     def fail(*_: object, **__: object) -> None:
         if is_cut:
+            leader.campaign.close_to_new_work()
             leader.scheduler.cut()
         raise AttributeError("'NoneType' object has no attribute 'recv'")
 
@@ -95,13 +105,14 @@ def test_no_error_of_a_cut_connection_gives_a_message_up(machines: Machines, is_
 @pytest.mark.parametrize(
     ("url", "given", "expected"),
     [
-        ("redis://", {}, {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}),
-        ("redis://", {"socket_timeout": 60, "db": 1}, {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "db": 1}),
+        ("redis://", {}, {"socket_timeout": 3.0, "socket_connect_timeout": 2.0}),
+        ("redis://", {"socket_timeout": 60, "db": 1}, {"socket_timeout": 3.0, "socket_connect_timeout": 2.0, "db": 1}),
         ("redis://", {"socket_timeout": 0.5}, {"socket_timeout": 0.5, "socket_connect_timeout": 2.0}),
+        ("redis://", {"socket_connect_timeout": 60}, {"socket_timeout": 3.0, "socket_connect_timeout": 2.0}),
         (
             "amqp://",
             {"read_timeout": 60, "confirm_publish": False},
-            {"connect_timeout": 1.0, "read_timeout": 2.0, "write_timeout": 2.0, "confirm_publish": True},
+            {"connect_timeout": 1.0, "read_timeout": 3.0, "write_timeout": 3.0, "confirm_publish": True},
         ),
         ("memory://", {"socket_timeout": 60}, {"socket_timeout": 60}),
     ],
@@ -110,4 +121,4 @@ def test_each_wait_for_the_broker_is_bounded(url: str, given: dict[str, Any], ex
     """A project may say less, not more: nothing else is sent meanwhile."""
     app = Celery("proj", broker=url, set_as_current=False)
     app.conf.update(broker_transport_options=given, broker_connection_timeout=1.0)
-    assert open_connection(app, 2.0).transport_options == expected
+    assert open_connection(app, 3.0).transport_options == expected

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, Task
+from celery.app.task import Context
 from celery.exceptions import Ignore, Reject
 
 import celery_leader
@@ -19,6 +20,7 @@ from celery_leader.beat.due_times import task_id
 from celery_leader.exceptions import ConfigurationError, RecordConflict
 from celery_leader.ledger import DUE_HEADER, Tick
 from celery_leader.tasks.leader_only import leader_queue
+from celery_leader.tasks.once_per_tick import _due_of
 from celery_leader.tasks.patient_store import once_store_of
 from celery_leader.testing import forced_leader
 from celery_leader.testing.contests import race
@@ -82,6 +84,11 @@ def test_messages_that_are_no_ticks_just_run(app: Celery, request_: dict[str, An
     for _ in range(2):
         assert deliver(runs.task, **request_) is None
     assert runs.count == 2
+
+
+def test_an_id_that_is_no_text_names_no_tick() -> None:
+    """Anybody may send a message."""
+    assert _due_of(Context({"id": 5, DUE_HEADER: DUE.isoformat()})) is None
 
 
 def test_direct_calls_and_eager_ones_just_run(app: Celery) -> None:

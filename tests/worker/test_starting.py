@@ -140,6 +140,28 @@ def test_a_worker_that_takes_no_part_needs_no_store(
     assert "can't check whether its guarded and periodic tasks have a leader: leader_backend names no" in caplog.text
 
 
+@pytest.mark.parametrize("without_leader", [True, False])
+def test_a_check_that_can_not_be_made_keeps_no_worker_from_starting(
+    app: Celery,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    without_leader: bool,
+) -> None:
+    """The name of a guarded task's election is too long for the store, say, and this worker is no candidate in it."""
+    caplog.set_level("INFO", "celery_leader")
+    lock = MemoryBackend.lock
+
+    def short(backend: MemoryBackend, election: str) -> Any:
+        if election == "reports":
+            raise ConfigurationError("The name is too long.")
+        return lock(backend, election)
+
+    monkeypatch.setattr(MemoryBackend, "lock", short)
+    make_worker(without_leader=without_leader).start()
+    assert "can't check whether its guarded and periodic tasks have a leader: The name is too long." in caplog.text
+
+
 def test_a_store_that_can_not_be_used_is_refused(
     make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import cache
 from hashlib import sha1
 from importlib import resources
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from redis.client import PubSub
 from redis.exceptions import AuthenticationError, MovedError, NoScriptError, RedisError, ResponseError
 
-from celery_leader.backends.bounded import Session, SessionThread
+from celery_leader.backends.bounded import Session, SessionThread, cut_socket
 from celery_leader.backends.redis.address import OnConnection, Place
 from celery_leader.election.limits import shown
 from celery_leader.exceptions import ConfigurationError, RecordDamaged, StoreUnavailable
@@ -178,9 +177,9 @@ def _run(client: Any, script: str, words: Sequence[str | bytes], keys: int) -> A
 
 
 def cut(connection: Any) -> None:
-    """Have whoever waits on *connection* get an error, and close it: it is not the caller's to close."""
-    with suppress(OSError, AttributeError):  # closed meanwhile
-        connection._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001 - disconnect() would take it away from who reads
+    """Fail each wait on *connection*, which stays its owner's to close."""
+    if connected := getattr(connection, "_sock", None):  # disconnect() would take it away from its reader
+        cut_socket(connected)
 
 
 @cache
