@@ -223,7 +223,7 @@ class LeaderElector:
         try:
             seen = self._look()
         except RecordNotFound:
-            return self._replace_vanished()
+            return self._create_record()
         if self._is_mine(seen.record):
             return self._renew(seen)
         if self._is_taken():
@@ -249,11 +249,10 @@ class LeaderElector:
     def _renew(self, previous: StoredRecord) -> StoredRecord:
         return self._write(self._mine(previous.record), previous)
 
-    def _replace_vanished(self) -> StoredRecord | None:
-        """Create the record, which is not there, unless somebody may still trust the one that was.
+    def _create_record(self) -> StoredRecord | None:
+        """Create the record: the first one, or the next when the store lost its data, which ends nobody's trust.
 
-        The store lost its data, which ends nobody's trust. A leader puts its record back; a candidate that knows of a
-        live lease waits it out.
+        A leader puts its record back. A candidate that knows of a live lease waits it out.
         """
         known = self._observed.record
         if self._trust and known:

@@ -72,9 +72,8 @@ class Observation:
     def lease_left(self, *, is_gone: bool = False) -> float:
         """Return for how many seconds more the record must be left to its holder, at most 0 when it need not be.
 
-        The record's own lease counts: candidates may be configured differently. Only a record that is gone, and asked
-        for a lease that nobody can have meant, is left alone no longer than the candidate's own lease: its deletion is
-        the cure.
+        The record's own lease counts: candidates may be configured differently. There is one exception: after the
+        deletion of a record with an absurd lease, which is its cure, the candidate's own lease counts.
 
         Args:
             is_gone: The record was there and has vanished.

@@ -244,6 +244,6 @@ class ElectorThread:
         end = time.monotonic() + delay
         while not self._woken.is_set() and (left := end - time.monotonic()) > 0:
             self.elector.lock.wait(left)
-            if end - time.monotonic() > left * 0.1:
+            if end - time.monotonic() > left * 0.1:  # clearly early: no timer is so wrong
                 return True
         return False

@@ -24,7 +24,7 @@ class LockContract:
     """What every :class:`~celery_leader.election.Lock` must do."""
 
     #: Whether a change of holder ends the :meth:`wait` of another lock object. Some stores notify, others are polled.
-    tells_of_changes = False
+    notifies = False
 
     def make_lock(self, election: str = "default") -> Lock:
         """Return a new lock object. In one test, all locks of an election share its record.
@@ -180,7 +180,7 @@ class LockContract:
 
     def test_wait_hears_of_a_release(self) -> None:
         """Locks that notify end a follower's sleep when the holder changes."""
-        if not self.tells_of_changes:
+        if not self.notifies:
             return
         leader, follower = self.make_lock(), self.make_lock()
         stored = leader.create(sample_record())

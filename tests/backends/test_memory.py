@@ -13,7 +13,7 @@ from tests.contracts.once_contract import OnceStoreContract
 class TestMemoryLock(LockContract):
     """MemoryLock."""
 
-    tells_of_changes = True
+    notifies = True
 
     @pytest.fixture(autouse=True)
     def _backend(self) -> None:

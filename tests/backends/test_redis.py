@@ -61,7 +61,7 @@ class TestRedisLock(OfRedis, LockContract, NetworkedLockContract):
     """RedisLock."""
 
     made_kind = "lock"
-    tells_of_changes = True
+    notifies = True
     make_lock, make_lock_through = OfRedis.make, OfRedis.make_through
 
 

@@ -90,7 +90,7 @@ class TestSecureLock(Secure, LockContract):
     """RedisLock. Its user may neither ask the time nor give a key one: no clock of Redis' can decide anything."""
 
     made_kind = "lock"
-    tells_of_changes = True
+    notifies = True
     make_lock = Secure.make
 
 
@@ -266,7 +266,7 @@ class TestClusterLock(Clustered, LockContract):
     """RedisLock; notifications, too, reach whoever listens at another node."""
 
     made_kind = "lock"
-    tells_of_changes = True
+    notifies = True
     make_lock = Clustered.make
 
     def test_follows_its_keys_to_another_node(self) -> None:

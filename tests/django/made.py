@@ -28,7 +28,7 @@ class OnAlias:
     @pytest.fixture(autouse=True)
     def _backend(self, alias: str, backend_of: Callable[..., Any]) -> None:
         self.alias = alias
-        self.tells_of_changes = alias == "postgres"
+        self.notifies = alias == "postgres"
         self.backend = backend_of(alias, prefix=PREFIX, options=self.options)
 
     def make(self, election: str = "default") -> Any:

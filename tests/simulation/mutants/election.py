@@ -234,7 +234,7 @@ def m21_unknown_write_is_success() -> None:
 @mutant()
 def m22_vanished_is_vacant() -> None:
     """Creates the record at once when it is gone, though a lease was alive a moment ago."""
-    LeaderElector._replace_vanished = lambda self: self._write_new_term(0, None)
+    LeaderElector._create_record = lambda self: self._write_new_term(0, None)
 
 
 @mutant()
