@@ -77,6 +77,27 @@ def test_what_was_sent_is_written_before_the_lease_goes_back(machines: Machines,
     assert dues(machines.sent()) == [10]
 
 
+def test_a_beat_is_busy_while_it_ticks(machines: Machines, worker: Any) -> None:
+    """The lease is kept until the tick has ended, however it ends."""
+    seen: list[bool] = []
+    send = worker.scheduler.app.send_task
+
+    def sent(*args: Any, **kwargs: Any) -> Any:
+        seen.append(worker.scheduler.is_busy)
+        return send(*args, **kwargs)
+
+    machines.wall.advance(10)
+    with mock.patch.object(worker.scheduler.app, "send_task", sent):
+        worker.scheduler.tick()
+    assert seen == [True]
+    assert not worker.scheduler.is_busy
+    failed = mock.Mock(side_effect=SystemExit)
+    machines.wall.advance(10)
+    with mock.patch.object(worker.scheduler.app, "send_task", failed), pytest.raises(SystemExit):
+        worker.scheduler.tick()
+    assert not worker.scheduler.is_ticking
+
+
 def test_a_beat_that_resigns_writes_and_goes_on(machines: Machines, worker: Any) -> None:
     """Guarded work may keep the lease for longer; what the beat sends meanwhile is written as well."""
     for count in (1, 2):
