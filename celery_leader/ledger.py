@@ -56,7 +56,7 @@ class Claim:
         claimed_at: From when the next run counts (UTC): usually the moment of the claim, by the leader's clock. It
             becomes the entry's ``last_run_at``.
         schedule: A fingerprint of the entry's schedule. A claim with another fingerprint than the entry's is void.
-        sent: Whether the leader knows that the broker has the message; also True when there is none to send.
+        sent: Whether the leader is done with the message: the broker has it, it can never be sent, or there is none.
     """
 
     tick: Tick

@@ -49,7 +49,7 @@ class Base(Scheduler if TYPE_CHECKING else object):  # type: ignore[misc]  # Cel
         return ()
 
     def due_time(self, entry: Entry, now: datetime) -> datetime | None:
-        """Return since when *entry*, which is due at *now*, has been so (UTC); None means since now."""
+        """Return when *entry* is due after its last run (UTC), perhaps after *now*; None if its schedule can't say."""
         return due_after(entry.schedule, entry.last_run_at, now)
 
     def set_last_run(self, entry: Entry, last_run_at: datetime, total_run_count: int) -> None:

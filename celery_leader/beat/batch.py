@@ -39,7 +39,7 @@ class Host(Protocol):
         """Return how long to wait instead of *n* seconds."""
 
     def due_time(self, entry: Entry, now: datetime) -> datetime | None:
-        """Return since when *entry* has been due."""
+        """Return when *entry* is due after its last run (UTC), perhaps after *now*; None if its schedule can't say."""
 
     def set_last_run(self, entry: Entry, last_run_at: datetime, total_run_count: int) -> None:
         """Let *entry* have run at *last_run_at* for the last time."""
@@ -142,7 +142,7 @@ class Batch:
         return claimed and claimed.run
 
     def advance(self, entry: Entry, advanced: Entry) -> None:
-        """Let *advanced*, which takes the place of *entry*, have the last run that was claimed."""
+        """Give *advanced*, which takes the place of *entry*, the time and the count of the run just claimed."""
         if entry.name not in self._claimed:
             return
         run, due = self._claimed[entry.name]
@@ -160,7 +160,7 @@ class Batch:
         """Let the base's heap hold the next claimed entry.
 
         Returns:
-            Whether there is one, it can be sent, and the base has taken the last one.
+            False when none is left, the shown one can't be sent now, or the base did not take the one before.
         """
         entries = self._shown
         if self._is_held or not self._claimed or entries is None or entries is not self._host.heap:

@@ -71,7 +71,7 @@ class Plan:
     Attributes:
         due_at: Which run to send (UTC); None when all were missed and are let go.
         missed: How many runs before it are let go.
-        last_run_at: From when on the next run counts; None means from the moment of sending, as Celery does.
+        last_run_at: From when on the next run counts; None means from the moment of the claim.
     """
 
     due_at: datetime | None

@@ -32,9 +32,9 @@ class Claims:
     """The last claim of each entry, as one term knows it, kept equal in the ledger.
 
     While the ledger does not answer, claims are kept here and written when it answers again; a ledger that lost its
-    data gets all of them back. :class:`~celery_leader.exceptions.LeadershipLost` leaves every method, and is the end
-    of this copy: a newer term has opened the ledger, or an earlier one claimed in it after it had lost its data
-    (:class:`UnknownClaims`). The claims of this copy have been written back then.
+    data gets all of them back. Every method may raise :class:`~celery_leader.exceptions.LeadershipLost`, and this copy
+    is to be dropped then: a newer term has opened the ledger, or an earlier one claimed in it after it had lost its
+    data. In the second case (:class:`UnknownClaims`) the claims of this copy have been written back before.
     """
 
     def __init__(

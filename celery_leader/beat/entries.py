@@ -81,7 +81,7 @@ class Host(Protocol):
         """Return the time by the app's clock."""
 
     def due_time(self, entry: Entry, now: datetime) -> datetime | None:
-        """Return since when *entry*, which is due at *now*, has been due."""
+        """Return when *entry* is due after its last run (UTC), perhaps after *now*; None if its schedule can't say."""
 
     def recall(self, claims: Claims, entry: Entry) -> bool:
         """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""

@@ -81,7 +81,7 @@ class LeaderMixin(Base):
         """
         #: Whether a tick is under way.
         self.is_ticking = False
-        #: How many ticks were claimed, sent and missed so far.
+        #: How many due runs were claimed, sent and missed so far.
         self.counts = TickCounts()
         self._farewell = Farewell(self.counts, has_to_write=self.traits.has_to_write, now=self.monotonic)
         self._takeover: Takeover | None = None
@@ -122,9 +122,7 @@ class LeaderMixin(Base):
         Returns:
             Seconds to the next call: 0 on a standby, which has waited already.
         """
-        self.is_ticking = (
-            True  # set first, so that the election, which blocks ticks and then asks is_busy, sees the truth
-        )
+        self.is_ticking = True  # first: the election blocks new ticks, and then asks is_busy
         try:
             with self._standalone.signals_held_back() if self._standalone else contextlib.nullcontext():
                 if self._takeover and (leading := self._takeover.current()):
@@ -298,7 +296,7 @@ class LeaderMixin(Base):
     def apply_async(self, entry: Entry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
         """Publish a message of the run that is being sent; see :meth:`celery.beat.Scheduler.apply_async`.
 
-        Called by a base that has not claimed a run of *entry*, it claims the one that is due, sends and confirms it.
+        While no run of *entry* is sent (a base calls this by itself), it claims the due run, sends and confirms it.
 
         Returns:
             What the base returns; None when there was nothing to send.
@@ -342,7 +340,7 @@ class LeaderMixin(Base):
     # -- Celery's methods: the end -------------------------------------------------------------------------------
 
     def should_sync(self) -> bool:
-        """Not while a message is published, as Celery would: its entry has that message's options for the moment."""
+        """Return False while a message is published: its entry has that message's options for the moment."""
         return self._publisher.sending is None and bool(super().should_sync())
 
     def sync(self) -> None:

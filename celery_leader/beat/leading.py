@@ -142,7 +142,7 @@ class LeadingTerm:
         self.outbox.deliver_again(newest_first=self._settings.beat_catch_up != "all")
 
     def _send_due(self, base_tick: Callable[[], float]) -> float:
-        """Let the base tick: the first call claims all due runs, and each further one sends one of them.
+        """Let the base tick: the first call claims the due runs and sends the first, each further call sends the next.
 
         Returns:
             How long (seconds) the base wants to wait.

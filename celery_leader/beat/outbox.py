@@ -41,7 +41,7 @@ class TickCounts:
 
     Attributes:
         claimed: Made ours in the ledger, or kept to be written there.
-        sent: Taken by the broker.
+        sent: Out of our hands: taken by the broker, or given up because they can never be sent.
         resent: Of these, claimed before: by an earlier leader, or while the broker was away.
         missed: Due while no leader could send them, and let go by the entry's catch-up policy.
     """

@@ -153,7 +153,7 @@ class Publisher:
         """Let *publish*, the base's ``apply_async``, publish the next message of a run by a producer.
 
         Raises:
-            SchedulingError: It could not be published, or the run's last message found the broker away.
+            SchedulingError: It could not be published, or an earlier message of the run found the broker away.
         """
         if sending.outcome >= Outcome.AWAY:
             raise SchedulingError(f"{entry.name}: its messages are sent when the broker is back")

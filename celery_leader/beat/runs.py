@@ -26,7 +26,7 @@ class Run:
         entry: The entry.
         claim: The claim of the run. If it is ``sent``, nothing is sent: it only records runs that are let go.
         missed: How many runs are let go.
-        by_due_time: Whether the next run is counted from when this one was due, and may be due at once.
+        by_due_time: Whether the next run counts from a due time, and may be due already; else from the claim.
     """
 
     entry: Entry

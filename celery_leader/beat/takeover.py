@@ -31,7 +31,7 @@ class Host(Protocol):
 
 
 class Takeover:
-    """Makes a leading term of each term of the election, once. There is at most one at a time."""
+    """Makes a leading term of each term of the election: once, and again after a :meth:`drop`."""
 
     def __init__(self, host: Host, candidate: Candidate, patience: float, lead: Callable[[Term], LeadingTerm]) -> None:
         """Prepare.
