@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -11,6 +12,7 @@ from celery.beat import Scheduler
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
+from celery_leader.exceptions import StoreUnavailable
 from celery_leader.ledger import Tick
 from tests.beat.machines import EACH_MINUTE, EVERY_TEN, Machines, dues
 
@@ -25,6 +27,20 @@ def test_a_standby_sends_nothing_and_touches_no_schedule(machines: Machines) -> 
     assert machines.sent() == []
     assert standby.scheduler.schedule == {}
     assert dict(machines.ledger.open(1)) == {}
+
+
+@pytest.mark.parametrize("leads_without_ledger", [False, True])
+def test_a_beat_that_may_not_send_does_not_spin(machines: Machines, leads_without_ledger: bool) -> None:
+    """It waits for leadership; or, while its ledger does not answer, for the end of its term, half as long."""
+    machines.schedule = EVERY_TEN
+    beat = machines.add()
+    if leads_without_ledger:
+        beat.lead()
+    away = mock.patch.object(MemoryLedger, "open", side_effect=StoreUnavailable("away"))
+    begun = time.monotonic()
+    with mock.patch("celery_leader.beat.gate.STANDBY_WAIT", 0.2), away:
+        assert beat.scheduler.tick() == 0
+    assert time.monotonic() - begun >= 0.9 * (0.1 if leads_without_ledger else 0.2)
 
 
 def test_the_leader_sends_what_is_due(machines: Machines) -> None:
