@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from celery.beat import Scheduler
+from celery.beat import Scheduler, SchedulingError
 
 from celery_leader.backends.memory import MemoryLedger
 from celery_leader.beat.scheduler import LeaderScheduler, leader_scheduler
@@ -297,3 +297,54 @@ def test_a_scheduler_is_made_a_leaders_once(base: Any) -> None:
     made = leader_scheduler(base)
     assert issubclass(made, Scheduler)
     assert made is leader_scheduler(base) is leader_scheduler(made) is LeaderScheduler
+
+
+@pytest.mark.parametrize("edit", ["add", "update_from_dict", "merge_inplace"])
+def test_an_entry_that_is_replaced_in_memory_counts_at_once(machines: Machines, edit: str) -> None:
+    """By each of Celery's methods, though the schedule has as many entries as before."""
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    faster = {"task": "t.faster", "schedule": 2.0}
+    if edit == "add":
+        leader.scheduler.add(name="ten", **faster, last_run_at=machines.wall.now)
+    else:
+        getattr(leader.scheduler, edit)({"ten": {**faster, "last_run_at": machines.wall.now}})
+    leader.tick_until_idle()
+    machines.wall.advance(2)
+    leader.tick_until_idle()
+    assert [each["task"] for each in machines.sent()] == ["t.faster"]
+
+
+def test_a_closed_beat_sends_nothing_and_releases_its_connection(machines: Machines) -> None:
+    """Whoever still holds the scheduler gets Celery's error."""
+    machines.schedule = EVERY_TEN
+    leader = machines.leader()
+    entry = leader.scheduler.schedule["ten"]
+    connection = leader.scheduler.connection
+    with mock.patch.object(connection, "release") as release:
+        leader.scheduler.close()
+    assert release.called
+    with pytest.raises(SchedulingError, match="does not lead"):
+        leader.scheduler.apply_async(entry)
+    assert machines.sent() == []
+
+
+class Synced(Scheduler):
+    """Counts how often it is written."""
+
+    written = 0
+
+    def sync(self) -> None:
+        self.written += 1
+
+
+def test_a_base_is_written_as_often_as_celery_says(machines: Machines) -> None:
+    """By the leader: each ``sync_every`` seconds, and no more often."""
+    machines.schedule = EVERY_TEN
+    leader = machines.leader(f"{__name__}:Synced")
+    before = leader.scheduler.written
+    leader.scheduler.tick()
+    assert leader.scheduler.written == before
+    leader.scheduler.sync_every = 0
+    leader.scheduler.tick()
+    assert leader.scheduler.written == before + 1
