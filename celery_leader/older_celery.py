@@ -6,6 +6,7 @@ a version of Celery, and that this file goes in time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from datetime import tzinfo
 from typing import Any
@@ -44,6 +45,21 @@ def set_routes(conf: Any, routes: list[Any]) -> None:
     conf.task_routes = routes
     if celery.VERSION < (5, 7):
         conf[conf._to_keys("task_routes")[0]] = routes  # noqa: SLF001  # nothing public tells the key
+
+
+def is_due_failed(scheduler: Any, entry: Any) -> tuple[bool, float]:
+    """Log that the next run of *entry* can't be calculated, and return that it is not due, and when to look again.
+
+    Older versions of *scheduler* would end. Then: ``scheduler._is_due_failed(entry)``.
+    """
+    if hasattr(scheduler, "_is_due_failed"):
+        failed: tuple[bool, float] = scheduler._is_due_failed(entry)  # noqa: SLF001  # as Celery's own tick does
+        return failed
+    logging.getLogger("celery.beat").error(
+        "beat: Cannot calculate the next run of %r, trying again in %s s.", entry.name, scheduler.max_interval,
+        exc_info=True,  # noqa: LOG014  # called while it is handled
+    )  # fmt: skip
+    return False, scheduler.max_interval
 
 
 def select_queues(app: Celery) -> None:

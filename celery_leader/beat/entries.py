@@ -17,8 +17,9 @@ from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, StoppedClocks, due_after, is_interval, share_schedule, utc
 from celery_leader.beat.runs import Planner
 from celery_leader.election.limits import shown_value
+from celery_leader.older_celery import is_due_failed
 
-logger, celerys_logger = logging.getLogger(__name__), logging.getLogger("celery.beat")
+logger = logging.getLogger(__name__)
 
 #: More than any two machines' clocks differ.
 FUTURE = timedelta(hours=1)
@@ -120,11 +121,8 @@ class Entries:
         try:
             clocks.stop(entry.schedule)
             is_due, delay = self._judge(entry, clocks.now, *self._ask(entry))
-        except Exception:  # it must not stop the others
-            celerys_logger.exception(
-                "beat: Cannot calculate the next run of %r, trying again in %s s.", entry.name, self._host.max_interval
-            )
-            return False, self._host.max_interval
+        except Exception:  # noqa: BLE001  # logged there; it must not stop the others
+            return is_due_failed(self._host, entry)
         return is_due, delay if isinstance(delay, (int, float)) else self._host.max_interval
 
     def allow_shortcuts(self) -> None:
