@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celery.beat import Scheduler
 
-from celery_leader.beat.batch import Heap
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, due_after, fingerprint, where_it_lives
 from celery_leader.beat.outbox import TickCounts
 from celery_leader.beat.runs import Run
 
+#: Celery's ``event_t``, an entry on the heap: a time (seconds since the epoch), a priority, and the entry.
+Event: TypeAlias = Any
+Heap: TypeAlias = list[Event]
 #: How long (seconds) a lease waits for the last write of a base: a database that hangs must not block the next leader.
 FAREWELL_PATIENCE = 3.0
 

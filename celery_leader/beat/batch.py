@@ -7,10 +7,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple
 
 from celery.beat import event_t
 
+from celery_leader.beat.base import Base, Event, Heap
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, utc
 from celery_leader.beat.runs import Planner, Run
@@ -21,28 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: For how long (seconds) an entry is left alone whose run can't be claimed or sent now.
 PAUSE = 1.0
-
-
-#: Celery's ``event_t``, an entry on the heap: a time (seconds since the epoch), a priority, and the entry.
-Event: TypeAlias = Any
-Heap: TypeAlias = list[Event]
-
-
-class Host(Protocol):
-    """The scheduler of a batch: Celery's methods, and those that adapters override."""
-
-    max_interval: float
-    #: Celery's heap of entries; None for a base that has none, and until the next tick makes one.
-    heap: Heap | None
-
-    def adjust(self, n: float) -> float:
-        """Return how long to wait instead of *n* seconds."""
-
-    def due_time(self, entry: Entry, now: datetime) -> datetime | None:
-        """Return when *entry* is due after its last run (UTC), perhaps after *now*; None if its schedule can't say."""
-
-    def set_last_run(self, entry: Entry, last_run_at: datetime, total_run_count: int) -> None:
-        """Let *entry* have run at *last_run_at* for the last time."""
 
 
 class _Due(NamedTuple):
@@ -78,7 +57,7 @@ class Batch:
 
     def __init__(
         self,
-        host: Host,
+        scheduler: Base,
         planner: Planner,
         claims: Claims,
         now: datetime,
@@ -90,7 +69,7 @@ class Batch:
         """Begin an empty one.
 
         Args:
-            host: The scheduler.
+            scheduler: The scheduler, with its base's heap.
             planner: Names its entries' runs.
             claims: The term's.
             now: The moment of the tick.
@@ -102,7 +81,7 @@ class Batch:
         self.now = now
         #: Why nothing could be claimed. Celery's ``tick`` would take it for a fault of the entry that it asked about.
         self.error: Exception | None = None
-        self._host = host
+        self._scheduler = scheduler
         self._planner = planner
         self._claims = claims
         self._look = look
@@ -126,7 +105,7 @@ class Batch:
     def is_due(self, entry: Entry) -> tuple[bool, float]:
         """Return whether the base is to send *entry* now, and in how many seconds to look again."""
         if entry.name not in self._claimed:
-            entries = self._host.heap
+            entries = self._scheduler.heap
             if not entries or entries[0].entry is not entry:
                 return self._look(entry) if self._claims.may_claim(entry.name) else (False, PAUSE)
             self._claim_all_due(entries)
@@ -146,14 +125,14 @@ class Batch:
         if entry.name not in self._claimed:
             return
         run, due = self._claimed[entry.name]
-        self._host.set_last_run(advanced, run.last_run_at, run.claim.run_count)
+        self._scheduler.set_last_run(advanced, run.last_run_at, run.claim.run_count)
         if run.by_due_time:
             self._advanced = advanced, self._seconds_to_next(advanced, due.delay)
 
     def when(self, entry: Entry, delay: float) -> float:
         """Return when (seconds since the epoch) to look at *entry* again, for which the base has *delay* in mind."""
         advanced, self._advanced = self._advanced, None
-        wait = advanced[1] if advanced and advanced[0] is entry else self._host.adjust(delay) or 0
+        wait = advanced[1] if advanced and advanced[0] is entry else self._scheduler.adjust(delay) or 0
         return self._timestamp + wait
 
     def show_next(self) -> bool:
@@ -163,7 +142,7 @@ class Batch:
             False when none is left, the shown one can't be sent now, or the base did not take the one before.
         """
         entries = self._shown
-        if self._is_held or not self._claimed or entries is None or entries is not self._host.heap:
+        if self._is_held or not self._claimed or entries is None or entries is not self._scheduler.heap:
             return False
         while self._queue[0].entry.name not in self._claimed:
             self._queue.popleft()
@@ -180,7 +159,7 @@ class Batch:
         Returns:
             False when a claimed run was not sent, or claiming failed: the heap has to be made anew.
         """
-        if self._shown is not None and self._shown is self._host.heap:
+        if self._shown is not None and self._shown is self._scheduler.heap:
             self._hide(self._shown)
             self._shown[:] = self._rest
         return not (self._claimed or self._is_outdated or self.error)
@@ -222,13 +201,13 @@ class Batch:
                 return self._planner.run(due.entry, self.now)
             except Exception:  # it must not stop the others
                 logger.exception("The run of %s can't be planned; the next try is later", shown_value(due.entry.name))
-                wait = self._host.max_interval
+                wait = self._scheduler.max_interval
         _put_later(entries, due.event, self._timestamp + wait)
         return None
 
     def _take_ours(self, entries: Heap, due: _Due, run: Run) -> None:
         if run.claim.sent:  # let go
-            self._host.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
+            self._scheduler.set_last_run(run.entry, run.last_run_at, run.claim.run_count)
             _put_later(entries, due.event, self._timestamp + self._seconds_to_next(run.entry, due.delay))
         else:
             self._claimed[due.entry.name] = _Claimed(run, due)
@@ -236,7 +215,7 @@ class Batch:
 
     def _seconds_to_next(self, entry: Entry, delay: float) -> float:
         """Return in how many seconds *entry*, whose runs are counted by due time, is due; *delay* if nothing tells."""
-        due = self._host.due_time(entry, self.now)
+        due = self._scheduler.due_time(entry, self.now)
         return max(0.0, (due - utc(self.now)).total_seconds()) if due else delay
 
 

@@ -90,7 +90,7 @@ def _redis(transport: Any) -> Any:
     def sockets() -> Iterator[Any]:
         for pool in pools:
             for connection in list(pool._in_use_connections):  # noqa: SLF001  # disconnect() would take it from its reader
-                if sock := connection._sock:  # noqa: SLF001
+                if sock := connection._sock:  # noqa: SLF001  # nothing public tells it
                     yield sock
 
     return type(transport.__name__, (transport,), {"Channel": Channel, "sockets": staticmethod(sockets)})
@@ -107,7 +107,7 @@ def _amqp(transport: Any) -> Any:
 
     def sockets() -> Iterator[Any]:
         for connection in connections:
-            if sock := getattr(connection._transport, "sock", None):  # noqa: SLF001
+            if sock := getattr(connection._transport, "sock", None):  # noqa: SLF001  # nothing public tells it
                 yield sock
 
     return type(transport.__name__, (transport,), {"Connection": Connection, "sockets": staticmethod(sockets)})

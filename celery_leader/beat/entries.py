@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from types import FunctionType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import celery.schedules
 from celery.beat import ScheduleEntry, Scheduler
 from celery.schedules import crontab
 
+from celery_leader.beat.base import Base
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, StoppedClocks, due_after, is_interval, share_schedule, utc
 from celery_leader.beat.runs import Planner
@@ -71,41 +72,21 @@ class Traits(NamedTuple):
         )
 
 
-class Host(Protocol):
-    """The scheduler of the entries: Celery's methods, and those that adapters override."""
-
-    app: Any
-    max_interval: float
-    schedule: Any
-
-    def now(self) -> datetime:
-        """Return the time by the app's clock."""
-
-    def due_time(self, entry: Entry, now: datetime) -> datetime | None:
-        """Return when *entry* is due after its last run (UTC), perhaps after *now*; None if its schedule can't say."""
-
-    def recall(self, claims: Claims, entry: Entry) -> bool:
-        """Set *entry* to its last run in the ledger; return whether there is one, of the same schedule."""
-
-    def still_exist(self, names: Collection[str]) -> Collection[str]:
-        """Return which of *names*, which are not in the schedule at the moment, may come back."""
-
-
 class Entries:
     """A base scheduler's entries: which of them are due, and when they ran last according to the ledger."""
 
-    def __init__(self, host: Host, traits: Traits, planner: Planner, is_due: Callable[[Entry], Any]) -> None:
+    def __init__(self, scheduler: Base, traits: Traits, planner: Planner, is_due: Callable[[Entry], Any]) -> None:
         """Prepare.
 
         Args:
-            host: The scheduler.
+            scheduler: The scheduler.
             traits: Its base's.
             planner: Names their runs.
             is_due: The base's own method.
         """
         #: Names their runs.
         self.planner = planner
-        self._host = host
+        self._scheduler = scheduler
         self._traits = traits
         self._is_due = is_due
         self._has_shortcuts = False
@@ -122,8 +103,8 @@ class Entries:
             clocks.stop(entry.schedule)
             is_due, delay = self._judge(entry, clocks.now, *self._ask(entry))
         except Exception:  # noqa: BLE001  # logged there; it must not stop the others
-            return is_due_failed(self._host, entry)
-        return is_due, delay if isinstance(delay, (int, float)) else self._host.max_interval
+            return is_due_failed(self._scheduler, entry)
+        return is_due, delay if isinstance(delay, (int, float)) else self._scheduler.max_interval
 
     def allow_shortcuts(self) -> None:
         """Allow shortcuts if nothing overrides or wraps Celery's ``is_due`` and ``reserve``."""
@@ -158,14 +139,14 @@ class Entries:
         """
         if not isinstance(entry.schedule, crontab) or entry.last_run_at is None or self._traits.decides_what_is_due:
             return is_due, delay
-        due = self._host.due_time(entry, now)
+        due = self._scheduler.due_time(entry, now)
         left = (due - utc(now)).total_seconds() if due else 0.0
         if is_due and left > 0:
             return False, left
         asks_only_the_schedule = (
             definer(type(entry), "is_due") is ScheduleEntry and definer(type(entry.schedule), "is_due") is crontab
         )
-        has_deadline = self._host.app.conf.beat_cron_starting_deadline is not None
+        has_deadline = self._scheduler.app.conf.beat_cron_starting_deadline is not None
         if not is_due and left <= 0 and asks_only_the_schedule and not has_deadline:
             following = due_after(entry.schedule, now, now)
             return True, (following - utc(now)).total_seconds() if following else delay
@@ -183,7 +164,7 @@ class Entries:
         Celery compares all entries with a copy of theirs on each tick, which makes 10,000 of them slow. A schedule in
         memory changes by the scheduler's own methods, or by entries that come and go.
         """
-        seen, schedule = self._seen, self._host.schedule
+        seen, schedule = self._seen, self._scheduler.schedule
         self._seen = (schedule, len(schedule), self._edits)  # the mapping itself: another may have the same id
         return seen is None or seen[0] is not schedule or seen[1:] != self._seen[1:]
 
@@ -191,7 +172,8 @@ class Entries:
 
     def know(self, claims: Claims, entries: Iterable[Entry]) -> None:
         """Set *entries* to their last runs in the ledger; add those that it lacks, or has of another schedule."""
-        unknown = [entry for entry in entries if not self._host.recall(claims, share_schedule(entry, self._schedules))]
+        shared = (share_schedule(entry, self._schedules) for entry in entries)
+        unknown = [entry for entry in shared if not self._scheduler.recall(claims, entry)]
         claims.start_afresh(
             self.planner.first_sight(entry, entry.last_run_at, claims.get(entry.name))
             for entry in unknown
@@ -200,11 +182,11 @@ class Entries:
 
     def prune(self, claims: Claims, schedule: Collection[str]) -> None:
         """Drop the claims of entries that were removed long ago."""
-        before = utc(self._host.now()) - KEEP_REMOVED
+        before = utc(self._scheduler.now()) - KEEP_REMOVED
         waiting = {claim.tick.entry for claim in claims.unsent()}
         old = [claim.tick.entry for claim in claims.all() if claim.claimed_at < before]
         removed = {name for name in old if name not in schedule and name not in waiting}
-        if gone := removed.difference(self._host.still_exist(removed) if removed else ()):
+        if gone := removed.difference(self._scheduler.still_exist(removed) if removed else ()):
             claims.drop(sorted(gone))
 
     def warn_of_the_future(self, claims: Claims) -> None:
@@ -212,7 +194,7 @@ class Entries:
 
         Sent earlier, their ticks would come twice if this machine's clock is the wrong one.
         """
-        horizon = utc(self._host.now()) + FUTURE
+        horizon = utc(self._scheduler.now()) + FUTURE
         ahead = {claim.claimed_at: claim.tick.entry for claim in claims.all() if claim.claimed_at > horizon}
         latest = max(ahead, default=None)
         if latest and latest != self._ahead:

@@ -103,10 +103,9 @@ class LeaderMixin(Base):
         self._entries = Entries(self, self.traits, planner, is_due=lambda entry: super(LeaderMixin, self).is_due(entry))
         self._publisher = Publisher(self)
         if campaign:
-            patience = settings.election(self._election, identity="-").renew_deadline
             self._candidate = campaign.candidates[self._election]
             self._ledger = campaign.backend.ledger(self._election)
-            self._takeover = Takeover(self, self._candidate, patience, self._lead)
+            self._takeover = Takeover(self, self._candidate, self._lead)
         if args:
             super().__init__(app, *args, lazy=lazy, **kwargs)
         else:  # as Celery does: some bases know their app by its name only

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from celery.beat import SchedulingError
 
+from celery_leader.beat.base import Base
 from celery_leader.beat.batch import PAUSE, Batch
-from celery_leader.beat.batch import Host as BatchHost
 from celery_leader.beat.claims import Claims
 from celery_leader.beat.due_times import Entry, StoppedClocks
 from celery_leader.beat.entries import Entries
@@ -30,40 +29,13 @@ logger = logging.getLogger(__name__)
 ENDING_TIME = 0.5
 
 
-class Host(BatchHost, Protocol):
-    """The scheduler of a leading term."""
-
-    producer: Any
-
-    def now(self) -> datetime:
-        """Return the time by the app's clock."""
-
-    def monotonic(self) -> float:
-        """Return a reading (seconds) of the monotonic clock."""
-
-    def apply_async(self, entry: Entry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """See :meth:`celery.beat.Scheduler.apply_async`."""
-
-    def apply_as_base(self, entry: Entry, producer: Any) -> None:
-        """Have the base send a run of *entry* as its own ``tick`` does."""
-
-    def advance(self, run: Run) -> None:
-        """Let the entry of *run*, which is claimed, have run."""
-
-    def find_entry(self, name: str) -> Entry | None:
-        """Return the entry *name* as it is now, None when there is none."""
-
-    def round_ended(self, delay: float) -> float:
-        """Note that all due runs are sent; return how long (seconds) to wait instead of *delay*."""
-
-
 class LeadingTerm:
     """The state of a beat that leads: made at the takeover, dropped at the loss, never carried into another term."""
 
     def __init__(
         self,
         term: Term,
-        host: Host,
+        scheduler: Base,
         ledger: Ledger,
         *,
         settings: LeaderSettings,
@@ -77,7 +49,7 @@ class LeadingTerm:
 
         Args:
             term: The term.
-            host: The scheduler.
+            scheduler: The scheduler.
             ledger: The election's.
             settings: The app's.
             entries: The scheduler's.
@@ -92,10 +64,11 @@ class LeadingTerm:
         """
         self.term = term
         self.is_trusted = is_trusted
-        self.claims = Claims(ledger, term.fencing_token, host.monotonic, is_trusted=is_trusted)
-        self.outbox = Outbox(self.claims, may_send=self.may_send, send=self._send, counts=counts, now=host.monotonic)
+        now = scheduler.monotonic
+        self.claims = Claims(ledger, term.fencing_token, now, is_trusted=is_trusted)
+        self.outbox = Outbox(self.claims, may_send=self.may_send, send=self._send, counts=counts, now=now)
         self.batch: Batch | None = None
-        self._host = host
+        self._scheduler = scheduler
         self._settings = settings
         self._entries = entries
         self._publisher = publisher
@@ -124,7 +97,7 @@ class LeadingTerm:
         self._deliver_again()
         if self.outbox.is_stuck:
             return None
-        delay = self._host.round_ended(self._send_due(base_tick))
+        delay = self._scheduler.round_ended(self._send_due(base_tick))
         self._write_back()
         return delay
 
@@ -132,7 +105,7 @@ class LeadingTerm:
         unsent = self.claims.unsent()
         if not unsent:
             return
-        gone = [claim.tick.entry for claim in unsent if self._host.find_entry(claim.tick.entry) is None]
+        gone = [claim.tick.entry for claim in unsent if self._scheduler.find_entry(claim.tick.entry) is None]
         if gone:  # other code may know them: a deployment is under way, or will be rolled back
             logger.warning("Election %r: claimed runs of %s can't be sent here: they are not in this schedule",
                            self.term.election, shown_names(gone))  # fmt: skip
@@ -148,9 +121,9 @@ class LeadingTerm:
             How long (seconds) the base wants to wait.
         """
         self._entries.allow_shortcuts()
-        with StoppedClocks(self._host.now()) as clocks:  # for speed, too: the app's own clock is slow
+        with StoppedClocks(self._scheduler.now()) as clocks:  # for speed, too: the app's own clock is slow
             batch = self.batch = Batch(
-                self._host,
+                self._scheduler,
                 self._entries.planner,
                 self.claims,
                 clocks.now,
@@ -165,7 +138,7 @@ class LeadingTerm:
             finally:
                 self.batch = None
                 if not (is_whole := batch.end()):
-                    self._host.heap = None
+                    self._scheduler.heap = None
                 self.outbox.confirm_sent()
         if batch.error:
             raise batch.error
@@ -175,8 +148,8 @@ class LeadingTerm:
         """Write what the ledger lacks: because it did not answer, or because it lost its data."""
         self.claims.catch_up()
         self.claims.remind()
-        if self._host.monotonic() >= self._probes_at:
-            self._probes_at = self._host.monotonic() + self._settings.lease_duration
+        if self._scheduler.monotonic() >= self._probes_at:
+            self._probes_at = self._scheduler.monotonic() + self._settings.lease_duration
             self.claims.probe()
             self._entries.warn_of_the_future(self.claims)
 
@@ -185,7 +158,7 @@ class LeadingTerm:
     def apply_entry(self, entry: Entry, producer: Any) -> None:
         """Have the base send the run of *entry* that is due."""
         if (run := self._run_of(entry)) and not run.claim.sent:
-            self._offer(run.claim, partial(self._host.apply_as_base, entry, producer))
+            self._offer(run.claim, partial(self._scheduler.apply_as_base, entry, producer))
 
     def apply_alone(self, entry: Entry, *, advance: bool, **kwargs: Any) -> Any:
         """Claim and send the run of *entry* for a base that calls ``apply_async`` by itself; return what that returns.
@@ -200,9 +173,9 @@ class LeadingTerm:
             return None
         sending: Sending | None = None
         if not run.claim.sent and self.can_send(run.claim):
-            sending = self._offer(run.claim, partial(self._host.apply_async, entry, advance=False, **kwargs))
+            sending = self._offer(run.claim, partial(self._scheduler.apply_async, entry, advance=False, **kwargs))
         if advance:
-            self._host.advance(run)
+            self._scheduler.advance(run)
         if not self.batch:
             self.outbox.confirm_sent()
         if sending:
@@ -218,11 +191,11 @@ class LeadingTerm:
         if self.outbox.is_stuck or not self.claims.may_claim(entry.name):
             return None  # a newer claim would replace the one that waits; a run that can't be claimed is not sent
         self._entries.know(self.claims, [entry])
-        run = self._entries.planner.run(entry, self._host.now())
+        run = self._entries.planner.run(entry, self._scheduler.now())
         if self.claim([run])[0]:
             return run
         if self.claims.can_keep(entry.name):
-            self._host.heap = None
+            self._scheduler.heap = None
         return None
 
     def claim(self, runs: Sequence[Run]) -> list[bool]:
@@ -258,8 +231,8 @@ class LeadingTerm:
         if not self._is_ending():
             self._ends_at, self._publisher.was_cut = None, False  # the project's own signal handler may go on
             return True
-        self._ends_at = self._ends_at or self._host.monotonic() + ENDING_TIME
-        return self._host.monotonic() < self._ends_at and not self._publisher.was_cut
+        self._ends_at = self._ends_at or self._scheduler.monotonic() + ENDING_TIME
+        return self._scheduler.monotonic() < self._ends_at and not self._publisher.was_cut
 
     def can_send(self, claim: Claim) -> bool:
         """Return whether this process may send the run of *claim*, and reaches its broker."""
@@ -272,10 +245,10 @@ class LeadingTerm:
 
     def _send(self, claim: Claim) -> Outcome:
         """Send a run that was claimed before."""
-        entry = self._host.find_entry(claim.tick.entry)
+        entry = self._scheduler.find_entry(claim.tick.entry)
         if entry is None or not self.can_send(claim):
             return Outcome.AWAY
-        return self._hand_over(claim, partial(self._host.apply_as_base, entry, self._host.producer)).outcome
+        return self._hand_over(claim, partial(self._scheduler.apply_as_base, entry, self._scheduler.producer)).outcome
 
     def _offer(self, claim: Claim, send: Callable[[], Any]) -> Sending:
         """Let *send*, a method of the base, send the run of *claim*, and note the outcome."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Protocol
 
-from celery_leader.beat.batch import Heap
+from celery_leader.beat.base import Base
 from celery_leader.beat.leading import LeadingTerm
 from celery_leader.beat.reports import Failures, TakeoverReports
 from celery_leader.election import Term
@@ -15,40 +14,24 @@ from celery_leader.leadership.campaign import Candidate
 logger = logging.getLogger(__name__)
 
 
-class Host(Protocol):
-    """The scheduler that takes over."""
-
-    #: How long (seconds) a leader that could not read its schedule waits, besides a standby's wait.
-    read_again: float
-    #: Celery's heap of entries; None until the next tick makes one.
-    heap: Heap | None
-
-    def begin_term(self) -> None:
-        """Get the base ready to send."""
-
-    def monotonic(self) -> float:
-        """Return a reading (seconds) of the monotonic clock."""
-
-
 class Takeover:
     """Makes a leading term of each term of the election: once, and again after a :meth:`drop`."""
 
-    def __init__(self, host: Host, candidate: Candidate, patience: float, lead: Callable[[Term], LeadingTerm]) -> None:
+    def __init__(self, scheduler: Base, candidate: Candidate, lead: Callable[[Term], LeadingTerm]) -> None:
         """Prepare.
 
         Args:
-            host: The scheduler.
+            scheduler: The scheduler.
             candidate: This process in the beat's election.
-            patience: How long (seconds) a process may take to notice that its term is over.
             lead: Makes the term in which the beat sends; raises what the ledger does.
         """
         #: The term that was taken over last, until it is dropped.
         self.taken: LeadingTerm | None = None
-        self._host = host
+        self._scheduler = scheduler
         self._candidate = candidate
         self._lead = lead
         self._reads_at = 0.0
-        self._reports = TakeoverReports(candidate.election, patience=patience)
+        self._reports = TakeoverReports(candidate.election, patience=candidate.elector.config.renew_deadline)
         self._unread = Failures(
             f"Election {candidate.election!r}: beat can't read its schedule, so periodic tasks are NOT sent"
         )
@@ -60,7 +43,7 @@ class Takeover:
             return None
         if self.taken is None or self.taken.term != term:
             self.taken = None
-            if self._host.monotonic() >= self._reads_at:
+            if self._scheduler.monotonic() >= self._reads_at:
                 self._begin(term)
         return self.taken
 
@@ -81,14 +64,14 @@ class Takeover:
         try:
             self.taken = self._lead(term)
         except Exception as error:  # noqa: BLE001  # a store may raise anything; it is asked again
-            self._reports.failed(term.fencing_token, error, self._host.monotonic())
+            self._reports.failed(term.fencing_token, error, self._scheduler.monotonic())
             return
-        self._host.heap = None  # made anew by the next tick, with the last runs from the ledger
+        self._scheduler.heap = None  # made anew by the next tick, with the last runs from the ledger
         try:
-            self._host.begin_term()
+            self._scheduler.begin_term()
         except Exception as error:  # noqa: BLE001  # the schedule's store does not answer; it is asked again
-            self._unread.failed(error, self._host.monotonic())
-            self._reads_at = self._host.monotonic() + self._host.read_again
+            self._unread.failed(error, self._scheduler.monotonic())
+            self._reads_at = self._scheduler.monotonic() + self._scheduler.read_again
             self.taken = None
             return
         logger.info("Election %r: beat sends from now on (token %d)", term.election, term.fencing_token)

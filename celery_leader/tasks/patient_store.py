@@ -64,7 +64,7 @@ class PatientOnceStore:
         try:
             with self._transaction(tick, owner) if in_transaction else nullcontext():
                 yield
-        except BaseException:
+        except BaseException:  # a worker that ends its task early raises SystemExit
             self._release(tick, owner)
             raise
         if not in_transaction:
